@@ -1,0 +1,74 @@
+"""Where log lines go: stderr and home/logs/nanoclaw.log, one line per record, without secrets."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from nanoclaw.errors import HomeError
+from nanoclaw.prompts import plain
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+BOUND = ("lane", "run", "turn", "chat")  # what a line tells of its place, bound by logger.contextualize
+ROTATE = "20 MB"
+KEEP = "7 days"
+
+
+def configure(home: Path, level: str, secrets: Callable[[], Iterable[str]], *, stderr: str = "") -> Path:
+    """Begin to log and return the log file. `stderr` is the level there (an open chat wants fewer); "" = `level`.
+
+    Raises HomeError when home takes no file.
+    """
+    path = home / "logs" / "nanoclaw.log"
+    logger.remove()
+    logger.configure(patcher=lambda record: _patch(record, secrets))
+    logger.add(sys.stderr, level=stderr or level, format=_line, backtrace=False, diagnose=False)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logger.add(
+            path, level=level, format=_line, backtrace=False, diagnose=False,
+            rotation=ROTATE, retention=KEEP, encoding="utf-8", errors="replace", opener=_open_private,
+        )  # fmt: skip
+    except OSError as e:
+        raise HomeError(f"{path} cannot be written ({e.strerror}); set NANOCLAW_HOME to a folder of yours") from None
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    return path
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _patch(record: "Record", secrets: Callable[[], Iterable[str]]) -> None:
+    """Make the record's whole text here, traceback too, so that no secret and no forged line gets past."""
+    text = plain(record["message"]).replace("\n", " ⏎ ")
+    if fault := record["exception"]:
+        told = "".join(traceback.format_exception(fault.type, fault.value, fault.traceback))
+        text += "".join(f"\n    {plain(line)}" for line in told.splitlines())
+        record["exception"] = None
+    for secret in secrets():
+        text = text.replace(secret, "[secret]") if secret else text
+    record["message"] = text
+    bound = [f"{key}={record['extra'][key]}" for key in BOUND if record["extra"].get(key)]
+    record["extra"]["bound"] = f"[{' '.join(bound)}] " if bound else ""
+
+
+def _line(record: "Record") -> str:
+    # The exception is in the message already; a format function keeps loguru from adding it again.
+    return "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {extra[bound]}{message}\n"
+
+
+class _Forward(logging.Handler):
+    """Hands the libraries' own log records (docker, urllib3, aiohttp) to loguru."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fault = record.exc_info if record.exc_info and record.exc_info[0] else None
+        level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
+        logger.opt(exception=fault).log(level, "{}: {}", record.name, record.getMessage())

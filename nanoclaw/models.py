@@ -1,0 +1,317 @@
+"""What travels between the modules: frozen dataclasses, and status words that explain themselves.
+
+Times are integer milliseconds since 1970 (UTC); durations are seconds, named so.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a person may do. Compare with `Authority`, which is what a turn may do."""
+
+    OWNER = "owner"
+    ALLOWED = "allowed"
+    GUEST = "guest"
+
+
+class Authority(StrEnum):
+    """What a turn may do: the lowest role among its senders, fixed when its row is made."""
+
+    OWNER = "owner"
+    ALLOWED = "allowed"
+    GUEST = "guest"
+    TASK = "task"  # a scheduled prompt: own chat, own tasks, never admin
+
+    @property
+    def rank(self) -> int:
+        """Higher is more; a task stands below every person, so nobody's follow-up is run as one."""
+        return {"owner": 3, "allowed": 2, "guest": 1, "task": 0}[self]
+
+
+class Verdict(StrEnum):
+    """What the router said of a message."""
+
+    DROPPED = "dropped"  # of a chat that nobody added: only the chat's row is kept
+    CONTEXT = "context"  # not for us, shown with the next turn
+    COMMAND = "command"  # a /word, answered by the host
+    ANSWER = "answer"  # to a question that the agent asked
+    WORK = "work"  # to be answered by the agent
+
+
+class MessageState(StrEnum):
+    """Where a stored message is."""
+
+    OPEN = "open"  # work that no turn has claimed; context that no turn has shown
+    TAKEN = "taken"  # in a turn that has not ended
+    HANDLED = "handled"  # answered, its failure told, or nothing to do
+    WITHDRAWN = "withdrawn"  # deleted by its sender before a turn took it
+
+
+class TurnState(StrEnum):
+    """Where a turn is."""
+
+    OPEN = "open"  # to be given to a run
+    GIVEN = "given"  # in a run's inbox
+    DONE = "done"
+    FAILED = "failed"  # and the chat was told
+    STOPPED = "stopped"  # by a person; never reopened
+    PARKED = "parked"  # waits with its lane for a person or a setting
+
+
+ENDED = frozenset({TurnState.DONE, TurnState.FAILED, TurnState.STOPPED})
+
+
+class RunState(StrEnum):
+    """Where a run (one container's life) is."""
+
+    STARTING = "starting"  # row made, container not yet heard of
+    ALIVE = "alive"  # Hello has come
+    CLOSING = "closing"  # takes no more turns
+    ENDED = "ended"
+
+
+class RequestState(StrEnum):
+    """Where an agent's tool call is."""
+
+    OPEN = "open"  # read, nothing done yet
+    ACTED = "acted"  # the effect is a row; its outcome is awaited
+    ANSWERED = "answered"  # the answer is a letter
+
+
+class OutState(StrEnum):
+    """Where a row to be sent is."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"  # the other side acknowledged it
+    UNKNOWN = "unknown"  # nobody knows; it will be sent again, counted
+    DEAD = "dead"  # refused for good
+    DUPLICATE = "duplicate"  # sent again after an unknown outcome, and that one turned out to be sent
+
+
+class OutKind(StrEnum):
+    """What a row to be sent is; the outbox serves them in this order."""
+
+    COMMAND = "command"  # the host's answer to a /word
+    NOTICE = "notice"  # the host's own words: a failure, a parked lane
+    REPLY = "reply"  # the agent's words
+
+
+class Cause(StrEnum):
+    """Why a turn exists."""
+
+    MESSAGE = "message"
+    TASK = "task"
+    UNSOLICITED = "unsolicited"
+
+
+class GroupState(StrEnum):
+    """Whether a group is served."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"  # messages are kept as context, nothing is answered
+    REMOVED = "removed"  # the folder is kept
+
+
+class TriggerMode(StrEnum):
+    """What makes a message work for the agent."""
+
+    ALWAYS = "always"
+    WORD = "word"  # the group's word at the start
+    MENTION = "mention"
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who wrote a message, as the channel knows it: every jid of one person, LID first."""
+
+    jids: tuple[str, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message as a channel heard it, before anything was decided.
+
+    `wa_id` is the channel's id of the message, unique with its chat and `from_me`.
+    """
+
+    channel: str
+    chat: tuple[str, ...]  # every jid of the chat
+    wa_id: str
+    text: str
+    sender: Sender
+    at: int
+    chat_name: str = ""
+    is_group: bool = False
+    from_me: bool = False
+    kind: str = "text"
+    quoted: str = ""  # wa_id of the quoted message
+    mentions_us: bool = False
+
+
+@dataclass(frozen=True)
+class Message:
+    """A stored message, with what the prompt needs to know of its sender."""
+
+    id: int
+    chat_id: int
+    wa_id: str
+    text: str
+    sender: str  # display name
+    role: Role
+    at: int
+    kind: str = "text"
+    quoted: str = ""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Where people are: one row with all its jids."""
+
+    id: int
+    channel: str
+    jid: str  # the one to send to
+    name: str
+    is_group: bool
+    group_id: int | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run of a group may use. Defaults from measurements: an idle agent takes 160 MiB."""
+
+    memory_mb: int = 1536
+    cpus: float = 2.0
+    pids: int = 256
+    tokens_per_day: int = 0  # 0 = the configuration's
+
+
+@dataclass(frozen=True)
+class Mount:
+    """An extra folder for one group, already validated."""
+
+    source: str  # on the host, resolved
+    target: str  # below /workspace/extra
+    read_write: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A chat (or several, for main) that we serve, with a folder and an agent."""
+
+    id: int
+    folder: str
+    name: str
+    is_main: bool = False
+    mode: TriggerMode = TriggerMode.ALWAYS
+    word: str = ""
+    model: str = ""  # "" = the configuration's
+    network: str = "none"
+    limits: Limits = field(default_factory=Limits)
+    mounts: tuple[Mount, ...] = ()
+    zone: str = ""
+    state: GroupState = GroupState.ACTIVE
+
+    @property
+    def lane(self) -> str:
+        """The key of the lane that serves its chats."""
+        return self.folder
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One prompt and its reply: the unit of work."""
+
+    id: str
+    lane: str
+    group_id: int
+    chat_id: int
+    authority: Authority
+    state: TurnState
+    prompt: str
+    cause: Cause = Cause.MESSAGE
+    attempts: int = 0  # times it was given to a run
+    kills: int = 0  # containers that died under it
+    retries: int = 0  # overloads waited for
+    not_before: int = 0
+    run_id: str = ""
+    spoke: bool = False  # a chat has heard of it, or a tool acted
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One container's life, as stored."""
+
+    id: str
+    lane: str
+    group_id: int
+    state: RunState
+    fingerprint: str
+    container: str = ""
+    sockets: str = ""  # the run's folder below run_dir: 8 hex digits
+    offset: int = 0  # bytes of out.ndjson that are applied
+    session: str = ""
+    started_at: int = 0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A row to be sent."""
+
+    id: int
+    chat: Chat
+    turn_id: str
+    kind: OutKind
+    text: str
+    quote: str = ""  # wa_id of the message that it answers
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The other side's acknowledgement."""
+
+    wa_id: str
+    at: int
+
+
+class Show(StrEnum):
+    """What a Progress tells."""
+
+    TAKEN = "taken"  # the turn was given to an agent
+    TEXT = "text"  # a piece of the answer, to be added to the pieces before
+    THINKING = "thinking"
+    TOOL = "tool"  # a tool began: its name and what it is about
+    TOOL_DONE = "tool_done"
+    TODO = "todo"
+    RETRY = "retry"  # the model's API is asked again
+    RESET = "reset"  # forget the pieces: they come again
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Provisional output: never stored, never retried, replaced by the row that follows."""
+
+    turn: str
+    show: Show
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one model request, from the API's own usage fields."""
+
+    model: str
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What counts against the daily cap: everything but cache reads, which cost a tenth."""
+        return self.input + self.output + self.cache_write + self.cache_read // 10

@@ -1,0 +1,190 @@
+"""Messages -> prompt (budgeted, each speaker in a frame of its own); a reply -> text for people. Pure."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from nanoclaw.models import Chat, Message
+
+NAME_CAP = 60  # characters of a name that people gave themselves
+_LAST = 253_402_214_400_000  # the end of year 9999: a phone's clock may say anything
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BIDI = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Whatever stands between "<" and the word (a slash, blanks, zero-width characters) a model could overlook.
+# Every repetition is bounded: these run in the host's loop over a megabyte that an agent or a stranger wrote.
+_FORGED = re.compile(r"<(?=[\W_]{0,20}(?:message|context|chat))", re.IGNORECASE)
+_INTERNAL = re.compile(r"<\s{0,3}(/?)\s{0,3}internal\b[^<>]{0,100}>", re.IGNORECASE)
+
+
+# --- foreign text ------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Foreign text without anything that steers a terminal or turns its reading direction."""
+    return _BIDI.sub("", _bare(_ANSI.sub("", text)))
+
+
+def clean_name(name: str) -> str:
+    """A name (of a person, a chat, a file) that can neither end its attribute nor span lines."""
+    name = " ".join(plain(name).split())
+    if len(name) > NAME_CAP:
+        name = name[: NAME_CAP - 1] + "…"
+    return _escape(name) or "unknown"
+
+
+def _bare(text: str) -> str:
+    """Newline and tab are the only control characters that words need; a lone surrogate cannot be stored."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+# --- messages -> prompt ------------------------------------------------------------------------
+
+
+def build(
+    messages: Sequence[Message],
+    context: Sequence[Message],
+    *,
+    chat: Chat,
+    zone: str,
+    now: int,
+    nonce: str,
+    budget: int = 60_000,
+    note: str = "",
+) -> str:
+    """The prompt of one turn, never longer than `budget` characters (which must leave room for the frame).
+
+    The newest messages are kept. `nonce` makes the frames' tags unknown to whoever writes in them;
+    `note` is the host's own word to the agent.
+    """
+    frame = _Frame(nonce, ZoneInfo(zone or "UTC"), {m.wa_id: m.id for m in (*context, *messages)})
+    room = budget - len(
+        frame.chat(chat, now, note, frame.context(["", _left_out(len(context))]), _left_out(len(messages)))
+    )
+    # One huge message must not push out all others, unless it is alone.
+    cap = room - 1 if len(messages) + len(context) == 1 else (room - 2) // 2
+    kept, room = _newest(messages, frame, cap, room)
+    shown, room = _newest(context, frame, cap, room)
+    if missing := len(messages) - len(kept):
+        kept.insert(0, _left_out(missing))
+    if missing := len(context) - len(shown):
+        shown.insert(0, _left_out(missing))
+    return frame.chat(chat, now, note, frame.context(shown), "\n".join(kept))
+
+
+class _Frame:
+    """The tags of one prompt."""
+
+    def __init__(self, nonce: str, zone: ZoneInfo, ids: dict[str, int]) -> None:
+        self._nonce = nonce
+        self._zone = zone
+        self._ids = ids
+
+    def chat(self, chat: Chat, now: int, note: str, *parts: str) -> str:
+        kind = "group" if chat.is_group else "direct"
+        at = f"{self._time(now)} ({self._zone.key})"
+        head = f'channel="{clean_name(chat.channel)}" kind="{kind}" name="{clean_name(chat.name)}" now="{at}"'
+        return self._wrap("chat", head, "\n".join(part for part in (note, *parts) if part))
+
+    def context(self, rendered: Sequence[str]) -> str:
+        return (
+            self._wrap("context", 'of="messages that were not addressed to you"', "\n".join(rendered))
+            if rendered
+            else ""
+        )
+
+    def message(self, m: Message, cap: int) -> str:
+        head = f'id="{m.id}" from="{clean_name(m.sender)}" role="{m.role}" at="{self._time(m.at)}"'
+        if m.kind != "text":
+            head += f' kind="{clean_name(m.kind)}"'
+        if m.quoted:  # only a message of ours vouches for what was quoted
+            head += f' answers="{self._ids.get(m.quoted, "not shown")}"'
+        empty = self._wrap("message", head, "")
+        body = _middle_out(_bare(m.text), cap - len(empty))
+        return self._wrap("message", head, _FORGED.sub("\u2039", body))  # as long as before: the budget holds
+
+    def _wrap(self, tag: str, head: str, body: str) -> str:
+        return f"<{tag}-{self._nonce} {head}>\n{body}\n</{tag}-{self._nonce}>"
+
+    def _time(self, at: int) -> str:
+        return datetime.fromtimestamp(min(max(at, 0), _LAST) / 1000, self._zone).strftime("%a %Y-%m-%d %H:%M")
+
+
+def _newest(messages: Sequence[Message], frame: _Frame, cap: int, room: int) -> tuple[list[str], int]:
+    """As many of the newest as fit, oldest first, and the room that is left."""
+    kept: list[str] = []
+    for message in reversed(messages):
+        rendered = frame.message(message, cap)
+        if len(rendered) + 1 > room:
+            break
+        room -= len(rendered) + 1
+        kept.insert(0, rendered)
+    return kept, room
+
+
+def _left_out(count: int) -> str:
+    if not count:
+        return ""
+    return f"[{count} earlier message{'s were' if count > 1 else ' was'} left out]"
+
+
+def _middle_out(text: str, cap: int) -> str:
+    """`text`, or its beginning and end with the number of characters that are missing between them."""
+    if len(text) <= cap:
+        return text
+    half = max(cap - 60, 0) // 2  # 60: the marker with its number
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[len(text) - half :]}"
+
+
+def retry_note(attempt: int) -> str:
+    """What the agent must know when its turn is given again; "" for the first attempt."""
+    if attempt < 2:
+        return ""
+    return (
+        f"[This is attempt {attempt}: the one before broke off without a reply, and parts of its work may be done. "
+        "Look before you repeat anything that acts.]"
+    )
+
+
+# --- a reply -> text for people ----------------------------------------------------------------
+
+
+def for_people(text: str) -> str:
+    """What may be sent of an agent's text: without <internal> parts (an unclosed one ends the text); "" for nothing."""
+    return _bare(_ANSI.sub("", "".join(_outside(text)))).strip()
+
+
+def _outside(text: str) -> Iterator[str]:
+    depth = start = 0
+    for tag in _INTERNAL.finditer(text):
+        if not depth:
+            yield text[start : tag.start()]
+        depth = max(depth - 1, 0) if tag[1] else depth + 1
+        start = tag.end()
+    if not depth:
+        yield text[start:]
+
+
+def split(text: str, limit: int) -> list[str]:
+    """Parts of at most `limit` characters, cut at the best place: paragraph, line, sentence, word, anywhere."""
+    parts = []
+    text = text.strip()
+    while len(text) > limit:
+        cut = _best_cut(text[: limit + 1], limit)
+        parts.append(text[:cut].rstrip())
+        text = text[cut:].lstrip()
+    return [*parts, text] if text else parts
+
+
+def _best_cut(text: str, limit: int) -> int:
+    for end in ("\n\n", "\n", ". ", "! ", "? ", " "):
+        # A cut in the first half would make many small parts; the next kind of place is better then.
+        if (at := text.rfind(end)) >= limit // 2 and at > 0:
+            return min(at + len(end.rstrip()), limit)
+    return limit

@@ -1,0 +1,78 @@
+"""Where agents are. The core knows the sandbox by these types alone."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One folder or file of the host inside the container."""
+
+    source: Path
+    target: str
+    read_write: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one container gets: everything else is denied by the adapter, not asked for here."""
+
+    run_id: str
+    lane: str
+    image: str  # the image's id, never a tag
+    uid: int
+    gid: int
+    binds: tuple[Bind, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    memory_mb: int = 1536
+    cpus: float = 2.0
+    pids: int = 256
+
+
+class Death(StrEnum):
+    """How a container ended."""
+
+    EXITED = "exited"
+    MEMORY = "memory"  # the kernel killed it at its limit
+    KILLED = "killed"
+    REMOVED = "removed"  # somebody took it away
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The end of a container."""
+
+    death: Death
+    code: int
+    log: str = ""  # the last lines that it printed, at most 4 KiB, control characters removed
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container of ours that the engine still has."""
+
+    container: str
+    run_id: str
+    image: str
+    running: bool
+
+
+class Sandbox(Protocol):
+    """Opens and closes containers. Every failure is a SandboxError with its cause."""
+
+    async def image(self) -> str:
+        """The id of the current agent image. Raises SandboxError(IMAGE | ENGINE)."""
+
+    async def open(self, spec: Spec) -> str:
+        """Create and start; compare what must hold with what runs; return the container's id."""
+
+    async def wait(self, container: str) -> Exit:
+        """Return when it has ended. Raises SandboxError(ENGINE) while the engine is gone."""
+
+    async def close(self, container: str) -> None:
+        """Kill and remove it, at once; one that is gone already is no error."""
+
+    async def found(self) -> list[Found]:
+        """Every container with our install's label."""
