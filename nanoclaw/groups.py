@@ -1,0 +1,246 @@
+"""The home's folders: what is where, whose it is, and what of it a container gets to see.
+
+Whatever an agent writes lies in `groups/<folder>`, `state/<lane>/projects` and a run's `out.ndjson`;
+each is handed out by itself, and no folder above one of them is. A link that an agent puts there can
+therefore never stand on the way to what another container is given.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanoclaw import safefs
+from nanoclaw.errors import HomeError, Refused, UnsafePath
+from nanoclaw.mailbox import HOST_FILE
+from nanoclaw.models import Group
+from nanoclaw.sandbox import Bind
+
+GLOBAL = "global"  # the folder whose CLAUDE.md every agent reads
+MAIN = "main"  # the main group's folder
+MEMORY_FILE = "CLAUDE.md"
+MAX_MEMORY = 256 << 10  # bytes of one CLAUDE.md that count
+MAX_SOCKET_PATH = 107  # bytes; the kernel's limit for the name of a unix socket
+
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LANE = re.compile(_FOLDER.pattern + r"(#[A-Za-z0-9_-]{1,80})?")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_SOCKETS = re.compile(r"[0-9a-f]{8}")
+_OURS = frozenset({"nanoclaw.toml", ".env", "nanoclaw.db", "groups", "run", "logs"})
+_FIRST_MEMORY = "# Memory\n\nWhat is worth knowing in later conversations stands here; keep it short.\n"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where everything is kept. `root` is resolved: the engine must not follow a link of ours."""
+
+    root: Path
+    run_dir: Path  # of the runs' sockets; elsewhere where the home's path is long
+
+    @property
+    def db(self) -> Path:
+        """Every row."""
+        return self.root / "nanoclaw.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one host of this home."""
+        return self.root / "nanoclaw.lock"
+
+    @property
+    def control_sock(self) -> Path:
+        """Where the living host listens for the command line."""
+        return self.root / "control.sock"
+
+    @property
+    def env_file(self) -> Path:
+        """The credential."""
+        return self.root / ".env"
+
+    @property
+    def logs(self) -> Path:
+        """The log files."""
+        return self.root / "logs"
+
+    @property
+    def skills(self) -> Path:
+        """The owner's skills; every agent reads them."""
+        return self.root / "skills"
+
+    def group_dir(self, folder: str) -> Path:
+        """The agent's own files (and `global`, which no agent writes)."""
+        return self.root / "groups" / _named(_FOLDER, folder)
+
+    def kept_dir(self, folder: str) -> Path:
+        """What the host keeps for a group: media and conversations."""
+        return self.root / "kept" / _named(_FOLDER, folder)
+
+    def state_dir(self, lane: str) -> Path:
+        """The lane's sessions. A folder's name has no dot, so no two lanes share one."""
+        return self.root / "state" / _named(_LANE, lane).replace("#", ".")
+
+    def run_folder(self, run_id: str) -> Path:
+        """What the host and one container share."""
+        return self.root / "runs" / _named(_RUN, run_id)
+
+    def inbox(self, run_id: str) -> Path:
+        """The letters to the agent."""
+        return self.run_folder(run_id) / "inbox"
+
+    def outbox(self, run_id: str) -> Path:
+        """The one file of the agent's letters."""
+        return self.run_folder(run_id) / "out.ndjson"
+
+    def sockets(self, name: str) -> Path:
+        """The folder of one run's sockets, named by 8 hex digits."""
+        return self.run_dir / _named(_SOCKETS, name)
+
+
+def open_home(path: Path, run_dir: Path | None = None) -> Home:
+    """Make what is missing, and see that only we can look into it. Raises HomeError."""
+    with _explained(path):
+        root = path.resolve()
+        home = Home(root, run_dir.resolve() if run_dir else root / "run")
+        _check_lengths(home)
+        _claim(root, _OURS.__contains__)
+        for name in ("groups", "kept", "state", "runs", "logs", "backups"):
+            _folder(root / name, 0o700)
+        _claim(home.run_dir, lambda name: bool(_SOCKETS.fullmatch(name)))
+        for shared in (home.skills, home.group_dir(GLOBAL)):
+            _folder(shared, 0o755)
+    return home
+
+
+def _check_lengths(home: Home) -> None:
+    if len(os.fsencode(home.sockets("0" * 8) / "egress.sock")) > MAX_SOCKET_PATH:
+        raise HomeError(f"{home.run_dir} is too long a path for sockets: set run_dir to a short one, as /run/nanoclaw")
+    if len(os.fsencode(home.control_sock)) > MAX_SOCKET_PATH:
+        raise HomeError(f"{home.root} is too long a path for a socket: set NANOCLAW_HOME to a shorter one")
+
+
+def _claim(path: Path, ours: Callable[[str], bool]) -> None:
+    """Make a folder ours alone, unless it is one that others use: /tmp must not become 0700 by a slip."""
+    _folder(path, None)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        names = [p.name for p in path.iterdir()]
+        if names and not any(map(ours, names)):
+            raise HomeError(f"{path} holds other files and others may read it: choose a folder of its own")
+    if mode != 0o700:
+        path.chmod(0o700)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise HomeError(f"{path} is not writable by this user: choose another folder, or change its owner")
+
+
+def check_new_folder(name: str) -> str:
+    """The name for a group to be added, as it is. Raises Refused."""
+    if not _FOLDER.fullmatch(name):
+        raise Refused(f"{name[:80]!r} is no folder name: use up to 64 letters, digits, - and _")
+    if name.lower() in (GLOBAL, MAIN):
+        raise Refused(f"the folder {name!r} is the assistant's own: choose another name")
+    return name
+
+
+def make_group(home: Home, folder: str, uid: int, gid: int) -> None:
+    """Make a group's folders and its first memory; what is there stays. Raises HomeError."""
+    group = home.group_dir(folder)
+    with _explained(group):
+        _folder(group, 0o700, (uid, gid))
+        for name in ("media", "conversations"):
+            _folder(home.kept_dir(folder) / name, 0o755)
+        if not os.path.lexists(group / MEMORY_FILE):
+            safefs.write_file(group, MEMORY_FILE, _FIRST_MEMORY.encode(), owner=_owner(uid, gid))
+
+
+def make_run(home: Home, run_id: str, lane: str, sockets: str, uid: int, gid: int) -> None:
+    """Make everything of a run that its container is given. Raises HomeError."""
+    with _explained(home.run_folder(run_id)):
+        _folder(home.state_dir(lane), 0o700)
+        _folder(home.state_dir(lane) / "projects", 0o700, (uid, gid))
+        _folder(home.run_folder(run_id), 0o700)
+        _folder(home.inbox(run_id), 0o755)
+        _file(home.inbox(run_id) / HOST_FILE, 0o644)
+        _file(home.outbox(run_id), 0o600, (uid, gid))
+        _folder(home.sockets(sockets), 0o755)
+
+
+def remove_run(home: Home, run_id: str, sockets: str) -> None:
+    """Remove the run's letters and sockets; its sessions stay with the lane. Raises UnsafePath."""
+    safefs.remove_tree(home.run_folder(run_id))
+    if sockets:
+        safefs.remove_tree(home.sockets(sockets))
+
+
+def binds(home: Home, group: Group, lane: str, run_id: str, sockets: str, skills: Path) -> tuple[Bind, ...]:
+    """All that a container sees of the host; `skills` are the shipped ones."""
+    kept = home.kept_dir(group.folder)
+    return (
+        Bind(home.group_dir(group.folder), "/workspace/group", read_write=True),
+        Bind(home.group_dir(GLOBAL), "/workspace/global"),
+        Bind(kept / "media", "/workspace/media"),
+        Bind(kept / "conversations", "/workspace/conversations"),
+        Bind(home.inbox(run_id), "/run/nanoclaw/inbox"),
+        Bind(home.outbox(run_id), "/run/nanoclaw/out.ndjson", read_write=True),
+        Bind(home.sockets(sockets), "/run/nanoclaw/sockets"),
+        Bind(home.state_dir(lane) / "projects", "/home/agent/.claude/projects", read_write=True),
+        Bind(skills, "/opt/agent/plugins/nanoclaw/skills"),
+        Bind(home.skills, "/opt/agent/plugins/home/skills"),
+    )
+
+
+def read_memory(home: Home, folder: str) -> bytes:
+    """A digest of what the agent is told of its CLAUDE.md files: another one asks for a new run."""
+    digest = hashlib.sha256()
+    for name in (GLOBAL, folder):
+        try:
+            text = safefs.read_file(home.group_dir(name), MEMORY_FILE, MAX_MEMORY)
+        except FileNotFoundError:
+            text = b""
+        except UnsafePath as e:
+            text = str(e).encode()
+        digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.digest()
+
+
+def _named(pattern: re.Pattern[str], name: str) -> str:
+    """The name, if it can be a part of a path of ours: these come out of rows, and rows out of chats."""
+    if not pattern.fullmatch(name):
+        raise UnsafePath(f"{name[:80]!r} cannot be part of a path")
+    return name
+
+
+def _owner(uid: int, gid: int) -> tuple[int, int] | None:
+    """Only root can give a file away, and only for root is the agents' uid another than its own."""
+    return (uid, gid) if os.geteuid() == 0 else None
+
+
+def _folder(path: Path, mode: int | None, owner: tuple[int, int] | None = None) -> None:
+    """A folder with exactly this mode, whatever the umask; None takes one that is there as it is."""
+    path.mkdir(mode=mode or 0o700, parents=True, exist_ok=True)
+    if mode is not None:
+        path.chmod(mode)
+    _give(path, owner)
+
+
+def _file(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:
+    path.touch(mode=mode, exist_ok=False)
+    path.chmod(mode)
+    _give(path, owner)
+
+
+def _give(path: Path, owner: tuple[int, int] | None) -> None:
+    if owner is not None and _owner(*owner) is not None:
+        os.chown(path, *owner, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        where = e.filename or path
+        raise HomeError(f"{where}: {e.strerror}: make room there, or choose another NANOCLAW_HOME") from None

@@ -1,0 +1,172 @@
+"""The only way the host touches what an agent can write: below a directory handle, and never through a link.
+
+An agent may put a link, a pipe, a device of another name or a folder of a million levels wherever it
+writes, and may swap it while we look. So each component is opened relative to the handle before it and
+refuses links, only regular files are read, and every walk has its bounds.
+"""
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nanoclaw.errors import UnsafePath
+
+MAX_DEPTH = 64  # folders below each other; node_modules at its worst has about 30
+MAX_ENTRIES = 500_000  # of one walk: about 3 s on a slow disk
+MAX_SECONDS = 20.0  # of one walk
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_HANDLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a pipe in the file's place must not hold us.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read_file(root: Path, rel: str, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Raises UnsafePath, FileNotFoundError."""
+    with _parent(root, rel) as (folder, name), _refusing(rel):
+        # Looked at before it is opened: opening a device can do something by itself.
+        _regular(os.stat(name, dir_fd=folder, follow_symlinks=False), rel)
+        with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as f:
+            _regular(os.fstat(f.fileno()), rel)
+            data = f.read(limit + 1)
+    if len(data) > limit:
+        raise UnsafePath(f"{rel} is larger than {limit} bytes")
+    return data
+
+
+def write_file(root: Path, rel: str, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
+    """Put a file there whole or not at all; a link in its place is replaced, not followed.
+
+    `owner` (uid, gid) is whose file it shall be; None leaves it ours. Raises UnsafePath, FileNotFoundError.
+    """
+    with _parent(root, rel) as (folder, name), _refusing(rel):
+        part = f".{os.urandom(8).hex()}.part"
+        fd = os.open(part, _CREATE, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(fd, "wb") as f:
+                if owner is not None:
+                    os.fchown(fd, *owner)
+                os.fchmod(fd, 0o644)
+                f.write(data)
+            os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part, dir_fd=folder)
+            raise
+
+
+def tree_size(root: Path, clock: Callable[[], float] = time.monotonic) -> int:
+    """Bytes that the tree takes on the disk. Raises UnsafePath when it is too deep, wide or slow to count."""
+    with _refusing(root.name):
+        return _Count(root.name, clock).folder(os.open(root, _FOLDER), 0)
+
+
+def remove_tree(root: Path) -> None:
+    """Remove a tree that no agent writes any more; one that is gone already is no error. Raises UnsafePath.
+
+    Each folder found is moved up to `root` and emptied there: so depth costs neither handles nor stack,
+    and no path ever gets too long.
+    """
+    with contextlib.suppress(FileNotFoundError), _refusing(root.name):
+        top = _unlock(os.open(root, _HANDLE))
+        with _closing(top):
+            todo = _spill(top, top)
+            while todo:
+                name = todo.pop()
+                folder = _unlock(os.open(name, _HANDLE, dir_fd=top))
+                with _closing(folder):
+                    todo += _spill(folder, top)
+                os.rmdir(name, dir_fd=top)
+        root.rmdir()
+
+
+def _spill(folder: int, top: int) -> list[str]:
+    """Empty `folder`: its files are unlinked, its folders moved to `top` under the names returned."""
+    moved = []
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=folder)
+            continue
+        # A folder that its owner may not write cannot be moved: its ".." would change.
+        with _closing(_unlock(os.open(entry.name, _HANDLE, dir_fd=folder))):
+            moved.append(f".{os.urandom(8).hex()}")
+            os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=top)
+    return moved
+
+
+class _Count:
+    """One bounded walk: a handle per level, never one per folder."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self._name = name
+        self._clock = clock
+        self._deadline = clock() + MAX_SECONDS
+        self._entries = 0
+
+    def folder(self, handle: int, depth: int) -> int:
+        total = 0
+        with _closing(handle), os.scandir(handle) as found:
+            for entry in found:
+                self._check(depth)
+                with contextlib.suppress(FileNotFoundError):  # the agent goes on while we look
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        total += self.folder(os.open(entry.name, _FOLDER, dir_fd=handle), depth + 1)
+        return total
+
+    def _check(self, depth: int) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES or depth > MAX_DEPTH or self._clock() > self._deadline:
+            raise UnsafePath(f"{self._name} holds too many files or folders to count")
+
+
+def _unlock(handle: int) -> int:
+    """A readable handle for an O_PATH one, whatever the agent did to the folder's mode."""
+    with _closing(handle):
+        Path(f"/proc/self/fd/{handle}").chmod(0o700)
+        return os.open(".", _FOLDER, dir_fd=handle)
+
+
+@contextlib.contextmanager
+def _parent(root: Path, rel: str) -> Iterator[tuple[int, str]]:
+    """The handle of the folder that holds `rel`, and the last component."""
+    parts = rel.split("/")
+    if len(parts) > MAX_DEPTH or any(p in ("", ".", "..") or "\0" in p for p in parts):
+        raise UnsafePath(f"{rel!r} is no plain relative path")
+    with contextlib.ExitStack() as stack, _refusing(rel):
+        folder = os.open(root, _HANDLE)
+        stack.callback(os.close, folder)
+        for part in parts[:-1]:
+            folder = os.open(part, _HANDLE, dir_fd=folder)
+            stack.callback(os.close, folder)
+        yield folder, parts[-1]
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn what the system says of a link, a pipe or a folder in the wrong place into UnsafePath."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise UnsafePath(f"{what}: {e.strerror or e}") from None
+
+
+def _regular(found: os.stat_result, rel: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafePath(f"{rel} is not a regular file")

@@ -1,0 +1,167 @@
+"""The host in a tree that an agent wrote: what is honest passes, what is hostile is refused by name."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanoclaw import safefs
+from nanoclaw.errors import UnsafePath
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of an agent, beside a file of the host's that nothing may reach."""
+    (tmp_path / "secret").write_text("the host's")
+    root = tmp_path / "tree"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub/note.md").write_text("hello")
+    return root
+
+
+def test_an_honest_file_is_read_and_written(tree: Path) -> None:
+    """What is written is what is read, in a folder of its own too."""
+    safefs.write_file(tree, "sub/new.md", b"text")
+    assert safefs.read_file(tree, "sub/new.md", 4) == b"text"
+    assert safefs.read_file(tree, "sub/note.md", 100) == b"hello"
+    assert (tree / "sub/new.md").stat().st_mode & 0o777 == 0o644
+    assert sorted(p.name for p in (tree / "sub").iterdir()) == ["new.md", "note.md"]
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(path))
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "link to a file": lambda p: p.symlink_to(p.parent.parent / "secret"),
+    "link to nothing": lambda p: p.symlink_to("/nowhere"),
+    "link to itself": lambda p: p.symlink_to(p),
+    "link to a device": lambda p: p.symlink_to("/dev/zero"),
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "socket": _socket,
+    "too large": lambda p: p.write_bytes(b"x" * 101),
+    "sparse and huge": lambda p: (p.touch(), os.truncate(p, 1 << 40)),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_no_plain_small_file_is_refused(tree: Path, what: str) -> None:
+    """Links, pipes, folders, sockets and large files: UnsafePath at once, never a wait."""
+    HOSTILE[what](tree / "CLAUDE.md")
+    with pytest.raises(UnsafePath, match=r"CLAUDE\.md"):
+        safefs.read_file(tree, "CLAUDE.md", 100)
+
+
+NOT_PLAIN = ["", ".", "..", "../secret", "/etc/passwd", "sub/../../secret", "a//b", "a\0b", "/".join("d" * 65)]
+
+
+@pytest.mark.parametrize("rel", NOT_PLAIN)
+def test_only_plain_relative_paths_are_taken(tree: Path, rel: str) -> None:
+    """Nothing that leaves the root, or that is spelled in two ways."""
+    with pytest.raises(UnsafePath):
+        safefs.read_file(tree, rel, 100)
+    with pytest.raises(UnsafePath):
+        safefs.write_file(tree, rel, b"")
+
+
+def test_a_linked_folder_on_the_way_is_refused(tree: Path) -> None:
+    """A link among the folders is as bad as one at the end, for reading and for writing."""
+    (tree / "way").symlink_to(tree.parent)
+    with pytest.raises(UnsafePath, match="way/secret"):
+        safefs.read_file(tree, "way/secret", 100)
+    with pytest.raises(UnsafePath, match="way/planted"):
+        safefs.write_file(tree, "way/planted", b"x")
+    assert not (tree.parent / "planted").exists()
+
+
+def test_a_root_that_is_a_link_is_refused(tree: Path) -> None:
+    """The root itself is opened without following."""
+    (tree.parent / "alias").symlink_to(tree)
+    for act in (safefs.tree_size, safefs.remove_tree):
+        with pytest.raises(UnsafePath):
+            act(tree.parent / "alias")
+    assert (tree / "sub/note.md").exists()
+
+
+def test_what_is_missing_is_said_as_missing(tree: Path) -> None:
+    """A missing file is no attack: FileNotFoundError, so that the caller can go on."""
+    with pytest.raises(FileNotFoundError):
+        safefs.read_file(tree, "none.md", 100)
+    safefs.remove_tree(tree / "none")
+
+
+def test_writing_replaces_a_link_and_not_its_target(tree: Path) -> None:
+    """The link goes, what it showed to stays as it was, and no part file is left."""
+    (tree / "CLAUDE.md").symlink_to(tree.parent / "secret")
+    safefs.write_file(tree, "CLAUDE.md", b"ours")
+    assert (tree.parent / "secret").read_text() == "the host's"
+    assert not (tree / "CLAUDE.md").is_symlink()
+
+
+def test_writing_over_a_folder_is_refused_and_leaves_nothing(tree: Path) -> None:
+    """A folder in the file's place is refused, and the part file is taken away."""
+    with pytest.raises(UnsafePath):
+        safefs.write_file(tree, "sub", b"x")
+    assert [p.name for p in tree.iterdir()] == ["sub"]
+
+
+def test_the_size_counts_blocks_and_follows_no_link(tree: Path) -> None:
+    """Blocks on the disk: a sparse file costs nothing, a link to elsewhere neither."""
+    before = safefs.tree_size(tree)
+    (tree / "out").symlink_to("/usr")
+    (tree / "sub/data").write_bytes(b"x" * 1_000_000)
+    (tree / "sub/hole").touch()
+    os.truncate(tree / "sub/hole", 1 << 40)
+    assert 1_000_000 <= safefs.tree_size(tree) - before <= 1_100_000
+
+
+def test_a_wide_tree_needs_no_handle_per_folder(tree: Path) -> None:
+    """Two thousand folders side by side are counted and removed (1,024 handles are usual)."""
+    for n in range(2000):
+        (tree / f"d{n}").mkdir()
+    safefs.tree_size(tree)
+    safefs.remove_tree(tree)
+    assert not tree.exists()
+
+
+def _deep(root: Path, levels: int) -> None:
+    """Deeper than a path may be long, so made step by step."""
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def test_a_deep_tree_is_refused_for_counting_and_can_be_removed(tree: Path) -> None:
+    """Three thousand levels: no recursion limit, no path limit."""
+    _deep(tree, 3000)
+    with pytest.raises(UnsafePath, match="too many"):
+        safefs.tree_size(tree)
+    safefs.remove_tree(tree)
+    assert not tree.exists()
+
+
+def test_a_slow_walk_ends(tree: Path) -> None:
+    """A tree that takes longer than the limit is refused."""
+    times = iter([0.0, 1.0, 100.0, 100.0])
+    with pytest.raises(UnsafePath, match="too many"):
+        safefs.tree_size(tree, clock=lambda: next(times))
+
+
+def test_removing_follows_no_link_and_stops_at_no_mode(tree: Path) -> None:
+    """Links are removed, not followed; folders without any permission go too."""
+    (tree / "out").symlink_to(tree.parent)
+    (tree / "locked/below").mkdir(parents=True)
+    (tree / "locked/below/file").touch()
+    os.mkfifo(tree / "locked/pipe")
+    (tree / "locked/below").chmod(0)
+    (tree / "locked").chmod(0)
+    safefs.remove_tree(tree)
+    assert [p.name for p in tree.parent.iterdir()] == ["secret"]
