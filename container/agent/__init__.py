@@ -1,0 +1,1 @@
+"""The agent inside the container: letters in, turns of Claude Code, letters out."""

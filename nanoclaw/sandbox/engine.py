@@ -1,0 +1,87 @@
+"""Where the container engine is, and its failures in words that a person can act on."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanoclaw.errors import Cause, SandboxError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+TIMEOUT = 30  # seconds for one answer; builds and pulls stream without one
+_DEFAULT = "/var/run/docker.sock"
+
+
+def address_of(environ: Mapping[str, str], setting: str = "") -> str:
+    """The engine's address: the setting, DOCKER_HOST, or the first usual socket that exists."""
+    if given := setting or environ.get("DOCKER_HOST", ""):
+        return given
+    usual = [_DEFAULT]
+    if own := environ.get("XDG_RUNTIME_DIR"):
+        usual += [f"{own}/docker.sock", f"{own}/podman/podman.sock"]
+    return "unix://" + next((path for path in usual if Path(path).exists()), _DEFAULT)
+
+
+def connect(address: str) -> "DockerClient":
+    """A client of the engine there; blocks. Raises SandboxError(ENGINE)."""
+    import docker  # 20 MB and 0.3 s that a host only pays when it needs a container
+
+    environ = {**os.environ, "DOCKER_HOST": address}
+    with explained(address):
+        if address.startswith("unix://"):
+            _knock(address.removeprefix("unix://"))
+        return docker.from_env(environment=environ, timeout=TIMEOUT, version="auto")
+
+
+def _knock(path: str) -> None:
+    """Fail with the system's own word; the client would bury it, and leave its socket to the collector."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(TIMEOUT)
+        s.connect(path)
+
+
+@contextlib.contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Turn whatever the engine's client raises into SandboxError with a cause and one sentence."""
+    from docker.errors import APIError, DockerException, ImageNotFound
+    from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ImageNotFound:
+        raise SandboxError("the agent image is gone: run `nanoclaw image build`", Cause.IMAGE) from None
+    except APIError as e:
+        raise _refusal(str(e.explanation or e)) from None
+    except (DockerException, RequestException, HTTPError, OSError) as e:
+        raise SandboxError(_advice(e, address), Cause.ENGINE) from None
+
+
+def _refusal(words: str) -> SandboxError:
+    sentence = " ".join(words.split())[:300]
+    if "no space left" in sentence:
+        return SandboxError(f"the engine's disk is full: free some room ({sentence})", Cause.DISK)
+    return SandboxError(f"the engine refused: {sentence}")
+
+
+def _advice(e: Exception, address: str) -> str:
+    causes = list(_chain(e))
+    if any(isinstance(c, PermissionError) for c in causes):
+        return f"no permission to use {address}: `sudo usermod -aG docker $USER`, then log in again"
+    if any(isinstance(c, TimeoutError) or "timed out" in str(c) for c in causes):
+        return f"the container engine at {address} does not answer: restart it (`sudo systemctl restart docker`)"
+    return f"no container engine at {address}: start it (`sudo systemctl start docker`) or set DOCKER_HOST"
+
+
+def _chain(e: BaseException | None) -> Iterator[BaseException]:
+    """The exception and all that it wraps; the client hides the system's own in arguments as well."""
+    while e is not None:
+        yield e
+        for inner in e.args:
+            if isinstance(inner, BaseException):
+                yield from _chain(inner)
+        e = e.__cause__ or e.__context__
