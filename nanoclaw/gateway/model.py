@@ -1,0 +1,215 @@
+"""The way to the model: one unix socket per run, the real credential put in, every token counted."""
+
+import asyncio
+import io
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from loguru import logger
+
+from nanoclaw.errors import GatewayError, Refused
+from nanoclaw.gateway import Credential, CredentialKind, Meter
+from nanoclaw.gateway.request import betas, rebuild
+from nanoclaw.gateway.usage import UsageTap
+
+SOCKET = "model.sock"
+MAX_BODY = 32 << 20  # the API's own limit
+MAX_BUSY = 32  # requests of one run at once: a turn, its subagents, and the CLI's bursts of count_tokens (13 seen)
+_LARGE = 1 << 20  # bytes from which only _MAX_LARGE bodies of one run are held at once
+_MAX_LARGE = 4
+_THREAD_FROM = 256 << 10  # bytes of a body that take more than 2 ms to parse
+_MAX_PATH = 107  # bytes of a unix socket's path
+_MESSAGES = "/v1/messages"
+_PATHS = frozenset({_MESSAGES, "/v1/messages/count_tokens"})
+_BACK = frozenset({"content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"})
+_BACK_PREFIX = "anthropic-ratelimit-"
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+class _Denied(Exception):
+    """Answered here. At 403 the CLI stops; at 401, 429 and 529 it tries again."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def response(self) -> web.Response:
+        error = {"type": _TYPES[self.status], "message": str(self)}
+        headers = {"retry-after": "1"} if self.status == 429 else {}
+        return web.json_response({"type": "error", "error": error}, status=self.status, headers=headers)
+
+
+@dataclass
+class _Run:
+    """One run's listener."""
+
+    id: str
+    search: bool
+    socket: Path
+    busy: int = 0
+    large: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _MAX_LARGE))
+    runner: web.AppRunner = field(init=False)
+
+
+class ModelGateway:
+    """The Gateway of the real host. `credential` is asked at each request, so a new key counts at once."""
+
+    def __init__(self, upstream: str, credential: Callable[[], Credential | None], meter: Meter) -> None:
+        self._upstream, self._credential, self._meter = upstream.rstrip("/"), credential, meter
+        self._runs: dict[str, _Run] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self, run_id: str, folder: Path, *, search: bool) -> None:
+        """Listen on `folder`/model.sock for this run. Raises GatewayError."""
+        run = _Run(run_id, search, folder / SOCKET)
+        if run_id in self._runs:
+            raise GatewayError(f"run {run_id} has its socket already")
+        if len(str(run.socket).encode()) > _MAX_PATH:
+            raise GatewayError(f"{run.socket}: a socket's path ends at {_MAX_PATH} bytes; set run_dir to a shorter one")
+        self._runs[run_id] = run
+        app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", partial(self._handle, run))
+        run.runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.02, auto_decompress=False
+        )
+        try:
+            await run.runner.setup()
+            run.socket.unlink(missing_ok=True)  # of a host that was killed
+            await web.UnixSite(run.runner, run.socket).start()
+            run.socket.chmod(0o666)  # the agent has another uid; the folder above keeps others out
+        except OSError as e:
+            await self.close(run_id)
+            raise GatewayError(f"{run.socket} cannot be opened: {e.strerror}") from None
+
+    async def close(self, run_id: str) -> None:
+        """Stop listening and break off what is in flight; a run without a socket is no error."""
+        if run := self._runs.pop(run_id, None):
+            await run.runner.cleanup()
+            run.socket.unlink(missing_ok=True)
+
+    async def aclose(self) -> None:
+        """Close every run and the connections to the API."""
+        for run_id in list(self._runs):
+            await self.close(run_id)
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def _handle(self, run: _Run, request: web.Request) -> web.StreamResponse:
+        run.busy += 1
+        large = (request.content_length or MAX_BODY) > _LARGE
+        try:
+            async with run.large if large else nullcontext():
+                credential, body = await self._admit(run, request)
+                return await self._forward(run, request, credential, body)
+        except _Denied as no:
+            logger.warning("gateway answered run {} with {}: {}", run.id, no.status, no)
+            return no.response()
+        finally:
+            run.busy -= 1
+
+    async def _admit(self, run: _Run, request: web.Request) -> tuple[Credential, bytes]:
+        """The request built anew and what to sign it with. Raises _Denied."""
+        if request.method != "POST" or request.path not in _PATHS:
+            raise _Denied(404, "The gateway knows POST /v1/messages and /v1/messages/count_tokens only.")
+        if run.busy > MAX_BUSY:
+            raise _Denied(429, f"More than {MAX_BUSY} requests of one run at once.")
+        if refusal := self._meter.refusal(run.id):
+            raise _Denied(403, refusal)
+        if (credential := self._credential()) is None:
+            raise _Denied(403, "No API key or token is set; run `nanoclaw setup` on the host.")  # no retry mends it
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise _Denied(413, f"A request may have {MAX_BODY >> 20} MiB.") from None
+        build = partial(rebuild, body, search=run.search)
+        try:
+            return credential, await asyncio.to_thread(build) if len(body) > _THREAD_FROM else build()
+        except Refused as e:
+            raise _Denied(403, f"Not allowed through the gateway: {e}") from None
+
+    async def _forward(
+        self, run: _Run, request: web.Request, credential: Credential, body: bytes
+    ) -> web.StreamResponse:
+        url = self._upstream + request.path + ("?beta=true" if "beta" in request.query else "")
+        headers = _headers(request, credential)
+        data = io.BytesIO(body) if len(body) > _LARGE else body  # one write of many MiB would hold the loop
+        back = web.StreamResponse()
+        tap = UsageTap(len(body), sse=True)
+        counts = request.path == _MESSAGES
+        try:
+            async with self._connections().post(url, data=data, headers=headers, allow_redirects=False) as answer:
+                counts = counts and answer.status == 200
+                if answer.status == 401:  # the CLI would ask five times; 403 says that no retry mends it
+                    raise _Denied(403, "The model's API refused the credential.")
+                tap = UsageTap(len(body), sse=answer.content_type == "text/event-stream")
+                return await _relay(request, answer, back, tap)
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            if not back.prepared:
+                counts = False
+                raise _Denied(529, f"The model's API cannot be reached ({type(e).__name__}).") from None
+            logger.warning("the model's answer to run {} broke off: {}", run.id, type(e).__name__)
+            if request.transport:  # an honest end would make half an answer look whole
+                request.transport.abort()
+            return back
+        finally:  # also when the agent hung up
+            if counts:
+                self._meter.record(run.id, tap.usage())
+
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),  # MAX_BUSY and the slots limit it
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=600),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def _headers(request: web.Request, credential: Credential) -> dict[str, str]:
+    """Built anew: nothing that the sandbox wrote passes unseen, and its placeholder credential not at all."""
+    known = betas(",".join(request.headers.getall("anthropic-beta", [])))
+    agent = request.headers.get("user-agent", "")
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json",
+        "accept-encoding": "identity",  # else the usage could not be read as it passes
+        "anthropic-version": "2023-06-01",
+        "user-agent": agent if re.fullmatch(r"claude-cli/[\w.(), /-]{1,120}", agent) else "nanoclaw",
+        "x-app": "cli",
+    }
+    if credential.kind is CredentialKind.API_KEY:
+        headers["x-api-key"] = credential.secret
+    else:
+        headers["authorization"] = f"Bearer {credential.secret}"
+        if "oauth-2025-04-20" not in known:
+            known = f"{known},oauth-2025-04-20".lstrip(",")
+    return headers | {"anthropic-beta": known} if known else headers
+
+
+async def _relay(
+    request: web.Request, answer: aiohttp.ClientResponse, back: web.StreamResponse, tap: UsageTap
+) -> web.StreamResponse:
+    back.set_status(answer.status)
+    for name, value in answer.headers.items():
+        if name.lower() in _BACK or name.lower().startswith(_BACK_PREFIX):
+            back.headers[name] = value
+    await back.prepare(request)
+    async for chunk in answer.content.iter_any():
+        tap.feed(chunk)
+        await back.write(chunk)
+    await back.write_eof()
+    return back

@@ -1,0 +1,346 @@
+"""The model gateway: one socket per run, the real credential put in, nothing held back, every token counted."""
+
+import asyncio
+import gzip
+import io
+import json
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from nanoclaw.errors import GatewayError
+from nanoclaw.gateway import Credential, CredentialKind, Gateway
+from nanoclaw.gateway.model import MAX_BODY, ModelGateway
+from nanoclaw.gateway.usage import UsageTap
+from nanoclaw.models import Usage
+from tests.model_server import Cut, ModelServer, Slow, Status, Text
+
+CLI = json.loads(Path(__file__).with_name("cli_requests.json").read_text("utf-8"))
+ASK: dict[str, Any] = {"model": "m", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+KEY = Credential(CredentialKind.API_KEY, "real")
+TOKEN = Credential(CredentialKind.OAUTH, "real")
+
+
+@dataclass
+class Count:
+    """A Meter that the test reads."""
+
+    no: str = ""
+    uses: list[tuple[str, Usage]] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def refusal(self, run_id: str) -> str:
+        return self.no
+
+    def record(self, run_id: str, usage: Usage) -> None:
+        self.uses.append((run_id, usage))
+        self.came.set()
+
+
+@dataclass
+class Way:
+    """A gateway in front of the stand-in model, with one run `r` open."""
+
+    gateway: ModelGateway
+    model: ModelServer
+    meter: Count
+    folder: Path
+    credential: Credential | None = KEY
+
+    @asynccontextmanager
+    async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
+        connector = aiohttp.UnixConnector(str(self.folder / "model.sock"))
+        async with aiohttp.ClientSession("http://gateway", connector=connector) as session:
+            yield session
+
+    async def ask(self, body: object = ASK, path: str = "/v1/messages", **headers: str) -> tuple[int, str]:
+        async with self.http() as http, http.post(path, json=body, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+
+@pytest.fixture
+async def way(tmp_path: Path) -> AsyncIterator[Way]:
+    meter = Count()
+    async with ModelServer(keys={"real"}) as model:
+        it = Way(ModelGateway(model.url, lambda: it.credential, meter), model, meter, tmp_path)
+        await it.gateway.open("r", tmp_path, search=False)
+        yield it
+        await it.gateway.aclose()
+
+
+def test_it_is_a_gateway() -> None:
+    """mypy compares the class with the Protocol that the core knows."""
+    _: Callable[..., Gateway] = ModelGateway
+
+
+async def test_real_key_goes_out_and_the_placeholder_does_not(way: Way) -> None:
+    """What the sandbox wrote into headers is built anew: no placeholder, no cookie, no unknown beta."""
+    betas = {"anthropic-beta": "effort-2025-11-24,files-api-2025-04-14"}
+    wild = {"authorization": "Bearer placeholder", "cookie": "a=b", "x-forwarded-for": "1.2.3.4", "user-agent": "exfil"}
+    status, _ = await way.ask(**{"x-api-key": "placeholder"}, **betas, **wild)
+    headers = way.model.requests[0].headers
+    assert status == 200
+    assert headers["x-api-key"] == "real"
+    assert headers["anthropic-beta"] == "effort-2025-11-24"
+    assert headers["user-agent"] == "nanoclaw"
+    assert not {"authorization", "cookie", "x-forwarded-for"} & set(headers)
+
+
+async def test_token_goes_out_as_bearer_with_its_beta(way: Way) -> None:
+    """A token of a subscription needs its beta, whatever the sandbox asked for."""
+    way.credential = TOKEN
+    assert (await way.ask())[0] == 200
+    headers = way.model.requests[0].headers
+    assert (headers["authorization"], headers["anthropic-beta"]) == ("Bearer real", "oauth-2025-04-20")
+    assert "x-api-key" not in headers
+
+
+async def test_new_key_counts_at_once(way: Way) -> None:
+    """Without a credential the agent is told so; the next request uses the one that was set meanwhile."""
+    way.credential = None
+    status, text = await way.ask()
+    assert (status, json.loads(text)["error"]["type"]) == (403, "permission_error")
+    way.credential = KEY
+    assert (await way.ask())[0] == 200
+
+
+@pytest.mark.parametrize("case", CLI, ids=[c["name"] for c in CLI])
+async def test_requests_of_the_pinned_cli_pass(tmp_path: Path, case: dict[str, Any]) -> None:
+    """What Claude Code sends arrives as it was, in both methods that are allowed."""
+    meter = Count()
+    async with ModelServer() as model:
+        way = Way(ModelGateway(model.url, lambda: KEY, meter), model, meter, tmp_path)
+        await way.gateway.open("r", tmp_path, search=True)
+        status, _ = await way.ask(case["body"], case["path"] + "?beta=true", **{"anthropic-beta": case["betas"]})
+        await way.gateway.aclose()
+    assert status == 200
+    assert model.requests[0].body == case["body"]
+    assert len(meter.uses) == (case["path"] == "/v1/messages")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/messages"),
+        ("DELETE", "/v1/messages"),
+        ("POST", "/v1/files"),
+        ("POST", "/v1/messages/batches"),
+        ("POST", "/v1/messages/"),
+        ("POST", "//v1/messages"),
+        ("POST", "/v1/messages%2F..%2Ffiles"),
+    ],
+)
+async def test_other_paths_are_not_known(way: Way, method: str, path: str) -> None:
+    """Only the two methods exist; nothing else reaches the API."""
+    async with way.http() as http, http.request(method, URL(path, encoded=True), json=ASK) as answer:
+        assert answer.status == 404
+    assert not way.model.requests
+    assert not way.model.others
+
+
+async def test_refused_request_stays_here(way: Way) -> None:
+    """A way out is 403 with its name, and the API never hears of it."""
+    status, text = await way.ask(ASK | {"mcp_servers": []})
+    assert status == 403
+    assert "mcp_servers" in text
+    assert not way.model.requests
+    assert not way.meter.uses
+
+
+async def test_search_is_a_switch_of_the_run(way: Way, tmp_path: Path) -> None:
+    """One run may search on the provider's side, another may not."""
+    other = tmp_path / "other"
+    other.mkdir()
+    await way.gateway.open("s", other, search=True)
+    ask = ASK | {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+    assert (await way.ask(ask))[0] == 403
+    way.folder = other
+    assert (await way.ask(ask))[0] == 200
+    assert way.meter.uses[0][0] == "s"
+
+
+async def test_used_up_budget_is_403_with_its_sentence(way: Way) -> None:
+    """At 403 the CLI stops, and people read why."""
+    way.meter.no = "The daily limit is used up."
+    status, text = await way.ask()
+    assert (status, json.loads(text)["error"]["message"]) == (403, "The daily limit is used up.")
+    assert not way.model.requests
+
+
+async def test_body_limits(way: Way) -> None:
+    """Too much is 413; a packed body is not unpacked."""
+    async with way.http() as http:
+        async with http.post("/v1/messages", data=io.BytesIO(b" " * (MAX_BODY + 1))) as answer:
+            assert answer.status == 413
+        packed = gzip.compress(json.dumps(ASK).encode())
+        async with http.post("/v1/messages", data=packed, headers={"content-encoding": "gzip"}) as answer:
+            assert answer.status == 403
+
+
+async def test_large_request_passes(way: Way) -> None:
+    """A request with a picture of 2 MiB is parsed beside the loop and arrives whole."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x" * (2 << 20)}}
+    ask = ASK | {"messages": [{"role": "user", "content": [image]}]}
+    async with way.http() as http, http.post("/v1/messages", data=io.BytesIO(json.dumps(ask).encode())) as answer:
+        assert answer.status == 200
+    assert way.model.requests[0].body == ask
+
+
+async def test_answer_is_streamed_as_it_comes(way: Way) -> None:
+    """The first words are here while the model has not yet said the rest; the usage is the API's own."""
+    gate = asyncio.Event()
+    way.model.script((Text("first", chunks=1), Slow(gate), Text("rest", chunks=1)))
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        early = await _until(answer, b"first")
+        assert b"rest" not in early
+        assert not way.meter.uses
+        gate.set()
+        assert b"rest" in await answer.read()
+    ((run, usage),) = way.meter.uses
+    assert (run, usage.model) == ("r", "m")
+    assert usage.input > 0
+    assert usage.output > 1
+
+
+async def test_plain_answer_is_counted(way: Way) -> None:
+    """An answer that is not streamed carries its usage too."""
+    assert (await way.ask(ASK | {"stream": False}))[0] == 200
+    assert way.meter.uses[0][1].output > 1
+
+
+@pytest.mark.parametrize("code", [400, 429, 500, 529])
+async def test_errors_pass_and_cost_nothing(way: Way, code: int) -> None:
+    """The CLI sees the API's own status, and how long to wait."""
+    way.model.script(Status(code, retry_after=7))
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        assert (answer.status, answer.headers["retry-after"]) == (code, "7")
+        assert "request-id" in answer.headers
+    assert not way.meter.uses
+
+
+async def test_a_refused_key_is_403_for_the_agent(way: Way) -> None:
+    """The CLI would repeat a request five times at 401; no retry mends a key."""
+    way.model.script(Status(401))
+    status, text = await way.ask()
+    assert (status, "refused the credential" in text) == (403, True)
+    assert not way.meter.uses
+
+
+async def test_unreachable_api_is_529(way: Way, tmp_path: Path) -> None:
+    """The CLI tries again later, and nothing is counted."""
+    gateway = ModelGateway("http://127.0.0.1:9", lambda: KEY, way.meter)
+    way.folder = tmp_path / "x"
+    way.folder.mkdir()
+    await gateway.open("r", way.folder, search=False)
+    assert (await way.ask())[0] == 529
+    await gateway.aclose()
+    assert not way.meter.uses
+
+
+async def test_cut_answer_is_cut_for_the_agent_and_counted(way: Way) -> None:
+    """Half an answer never looks whole, and what was said of it is paid."""
+    way.model.script(Cut("half " * 100))
+    with pytest.raises(aiohttp.ClientError):
+        await way.ask()
+    assert way.meter.uses[0][1].output >= 100
+
+
+async def _hang_up(way: Way) -> None:
+    """Take the first bytes and leave."""
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        await _until(answer, b"word")
+        answer.close()
+
+
+async def _close_run(way: Way) -> None:
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        await _until(answer, b"word")
+        await way.gateway.close("r")
+
+
+@pytest.mark.parametrize("end", [_hang_up, _close_run])
+async def test_broken_off_request_ends_at_the_api_and_is_counted(
+    way: Way, end: Callable[[Way], Awaitable[None]]
+) -> None:
+    """Hanging up saves nobody's budget: the tokens so far count, and the model stops working."""
+    way.model.script((Text("word " * 100), Slow(asyncio.Event())))
+    await end(way)
+    assert (await way.model.seen(1, finished=True)).broken
+    await way.meter.came.wait()
+    assert way.meter.uses[0][1].output >= 100
+
+
+async def test_request_that_waits_is_counted_when_it_is_broken_off(way: Way) -> None:
+    """The API has said nothing yet, but its work is paid: the input is guessed from the request's length."""
+    way.model.script((Slow(asyncio.Event()), Text("never")))
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(way.ask())
+        await way.model.seen(1)
+        asking.cancel()
+    await way.meter.came.wait()
+    assert way.meter.uses[0][1].input == len(json.dumps(ASK, separators=(",", ":"))) // 4
+
+
+async def test_socket_is_of_one_life(way: Way, tmp_path: Path) -> None:
+    """It is open to any uid, gone after close, and one left by a killed host is replaced."""
+    socket = tmp_path / "model.sock"
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o666
+    with pytest.raises(GatewayError):
+        await way.gateway.open("r", tmp_path, search=False)
+    await way.gateway.close("r")
+    await way.gateway.close("r")
+    assert not socket.exists()
+    socket.touch()
+    await way.gateway.open("r", tmp_path, search=False)
+    assert (await way.ask())[0] == 200
+
+
+async def test_folder_that_cannot_hold_a_socket(way: Way, tmp_path: Path) -> None:
+    """A too long path and a missing folder are clear errors, and the run can be opened elsewhere."""
+    with pytest.raises(GatewayError, match="107"):
+        await way.gateway.open("x", tmp_path / ("x" * 100), search=False)
+    with pytest.raises(GatewayError):
+        await way.gateway.open("x", tmp_path / "missing", search=False)
+    (tmp_path / "x").mkdir()
+    await way.gateway.open("x", tmp_path / "x", search=False)
+
+
+async def test_one_run_cannot_ask_without_end(way: Way) -> None:
+    """Beyond a number of requests at once the run is told to wait."""
+    gate = asyncio.Event()
+    way.model.answer(lambda _: (Slow(gate), Text("late")))
+    async with asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(way.ask()) for _ in range(32)]
+        await way.model.seen(32)
+        assert (await way.ask())[0] == 429
+        gate.set()
+    assert {t.result()[0] for t in asking} == {200}
+
+
+def test_usage_is_the_same_however_the_bytes_are_cut() -> None:
+    """Counters are cumulative, and a chunk may end anywhere."""
+    lines = [
+        {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 1}}},
+        {"type": "message_delta", "usage": {"output_tokens": 9, "cache_read_input_tokens": 5, "service_tier": "x"}},
+    ]
+    data = b"".join(f"event: x\ndata: {json.dumps(line)}\n\n".encode() for line in lines)
+    for size in (1, 7, len(data)):
+        tap = UsageTap(0, sse=True)
+        for i in range(0, len(data), size):
+            tap.feed(data[i : i + size])
+        assert tap.usage() == Usage("m", input=3, output=9, cache_read=5)
+
+
+async def _until(answer: aiohttp.ClientResponse, word: bytes) -> bytes:
+    got = b""
+    while word not in got:
+        got += await answer.content.readany()
+    return got
