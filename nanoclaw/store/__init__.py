@@ -1,0 +1,180 @@
+"""Every SQL statement: this file owns the connections, one sibling per noun holds its statements.
+
+A statement is a plain function of a transaction: `await store.write(turns.stop, turn_id, now=now)`. Rules that
+need several of them are functions that call functions, in one transaction.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from loguru import logger
+
+from nanoclaw import failpoints
+from nanoclaw.errors import StoreError
+
+Tx = sqlite3.Connection
+MIGRATIONS = Path(__file__).parent / "migrations"
+_BATCH = 200  # jobs that may share one commit
+_RETRY = 1.0  # seconds between two tries of a write that must not be lost
+P = ParamSpec("P")
+T = TypeVar("T")
+_Job = tuple[Callable[[Tx], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+def new_id(cursor: sqlite3.Cursor) -> int:
+    """The id that an INSERT has just chosen."""
+    return cursor.lastrowid or 0
+
+
+class Store:
+    """One writer thread with one connection, reads on a second: the loop never waits for an fsync."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._readers = ThreadPoolExecutor(1, "store-read")
+        self._reader: Tx | None = None
+
+    async def open(self) -> None:
+        """Create or migrate the database and start. Raises StoreError."""
+        writer = await asyncio.to_thread(_open, self._path)
+        self._thread = threading.Thread(target=self._work, args=(writer,), name="store-write", daemon=True)
+        self._thread.start()
+        self._reader = await asyncio.get_running_loop().run_in_executor(self._readers, _connect, self._path)
+
+    async def close(self) -> None:
+        """Commit what waits, then close. Safe to call twice."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+        if self._reader is not None:
+            await asyncio.get_running_loop().run_in_executor(self._readers, self._reader.close)
+            self._reader = None
+        self._readers.shutdown(wait=False)
+
+    async def write(self, fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` in a transaction of its own and return when it is on the disk.
+
+        What `fn` raises undoes it and comes out here. Raises StoreError when nothing can be committed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            raise StoreError("the store is closed")
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((lambda tx: fn(tx, *args, **kwargs), done, loop))
+        # A caller that is cancelled must not learn nothing: the job is done all the same.
+        return await asyncio.shield(done)
+
+    async def insist(self, fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A write that must not be lost: while nothing can be committed (a full disk) it is tried again."""
+        while True:
+            try:
+                return await self.write(fn, *args, **kwargs)
+            except StoreError as e:
+                logger.error("{}", e)
+                await asyncio.sleep(_RETRY)
+
+    async def read(self, fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` on the reading connection; it sees every commit before this call."""
+        if self._reader is None:
+            raise StoreError("the store is closed")
+        reader = self._reader
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: fn(reader, *args, **kwargs))
+
+    def _work(self, tx: Tx) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch = [job]
+            while len(batch) < _BATCH and not self._jobs.empty():
+                if (more := self._jobs.get()) is None:
+                    self._jobs.put(None)  # closing: after this batch
+                    break
+                batch.append(more)
+            _commit(tx, batch)
+        tx.close()
+
+
+def _commit(tx: Tx, batch: list[_Job]) -> None:
+    """Run the jobs in one transaction, each in a savepoint; answer after the commit."""
+    answers: list[tuple[_Job, Any, BaseException | None]] = []
+    try:
+        tx.execute("BEGIN IMMEDIATE")
+        for job in batch:
+            answers.append((job, *_run(tx, job[0])))
+        failpoints.hit("before-commit")
+        tx.execute("COMMIT")
+        failpoints.hit("after-commit")
+    except sqlite3.Error as e:
+        if tx.in_transaction:
+            tx.execute("ROLLBACK")
+        fault = StoreError(f"the database cannot be written: {e}; free some disk space or check home's rights")
+        answers = [(job, None, fault) for job in batch]
+    for (_, done, loop), value, error in answers:
+        try:
+            loop.call_soon_threadsafe(_answer, done, value, error)
+        except RuntimeError:  # the loop is gone: the host was torn down while this was being written
+            logger.debug("A job outlived its loop")
+
+
+def _run(tx: Tx, fn: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
+    tx.execute("SAVEPOINT job")
+    try:
+        value = fn(tx)
+    except sqlite3.OperationalError:  # the disk or the file, not the job: the whole batch fails
+        raise
+    except Exception as e:
+        tx.execute("ROLLBACK TO job")
+        tx.execute("RELEASE job")
+        return None, e
+    tx.execute("RELEASE job")
+    return value, None
+
+
+def _answer(done: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(value)
+
+
+def _connect(path: Path) -> Tx:
+    tx = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    tx.row_factory = sqlite3.Row
+    tx.execute("PRAGMA foreign_keys = ON")
+    tx.execute("PRAGMA synchronous = FULL")
+    return tx
+
+
+def _open(path: Path) -> Tx:
+    try:
+        path.touch(0o600)
+        tx = _connect(path)
+        tx.execute("PRAGMA journal_mode = WAL")
+        _migrate(tx)
+    except (sqlite3.Error, OSError) as e:
+        raise StoreError(f"{path} cannot be opened: {e}") from None
+    return tx
+
+
+def _migrate(tx: Tx) -> None:
+    have = tx.execute("PRAGMA user_version").fetchone()[0]
+    files = sorted(MIGRATIONS.glob("*.sql"))
+    if have > len(files):
+        raise StoreError(
+            f"the database is of a newer NanoClaw (schema {have}, this program knows {len(files)}): upgrade the program"
+        )
+    for n, file in enumerate(files[have:], have + 1):
+        tx.executescript(f"BEGIN; {file.read_text('utf-8')} PRAGMA user_version = {n}; COMMIT;")
+        logger.info("Migrated the database to schema {}", n)
+
+
+__all__ = ["MIGRATIONS", "Store", "Tx", "new_id"]

@@ -1,0 +1,165 @@
+"""Turns and lanes: the unit of work, and the queue that it waits in."""
+
+from nanoclaw.models import Authority, Cause, Turn, TurnState
+from nanoclaw.store import Tx, messages
+
+
+def ensure_lane(tx: Tx, lane: str, group_id: int) -> None:
+    """The lane's row, made if it is new."""
+    tx.execute("INSERT INTO lanes(lane, group_id) VALUES(?, ?) ON CONFLICT DO NOTHING", (lane, group_id))
+
+
+def lane_group(tx: Tx, lane: str) -> int | None:
+    """The id of the group that a lane serves."""
+    row = tx.execute("SELECT group_id FROM lanes WHERE lane = ?", (lane,)).fetchone()
+    return None if row is None else int(row["group_id"])
+
+
+def session(tx: Tx, lane: str) -> str:
+    """The lane's resumable session, or ""."""
+    row = tx.execute("SELECT session FROM lanes WHERE lane = ?", (lane,)).fetchone()
+    return "" if row is None else str(row["session"])
+
+
+def set_session(tx: Tx, lane: str, value: str) -> None:
+    """The next run of the lane resumes this session; "" starts afresh."""
+    tx.execute("UPDATE lanes SET session = ? WHERE lane = ?", (value, lane))
+
+
+def parked(tx: Tx, lane: str) -> tuple[str, int, str]:
+    """Why ("" if it is not), since when, and the detail for main."""
+    row = tx.execute("SELECT parked, parked_at, detail FROM lanes WHERE lane = ?", (lane,)).fetchone()
+    return ("", 0, "") if row is None else (row["parked"], row["parked_at"], row["detail"])
+
+
+def parked_lanes(tx: Tx) -> dict[str, str]:
+    """Every parked lane with its cause."""
+    return {r["lane"]: r["parked"] for r in tx.execute("SELECT lane, parked FROM lanes WHERE parked <> ''")}
+
+
+def park(tx: Tx, lane: str, cause: str, detail: str, now: int) -> None:
+    """The lane waits for a person or a setting, its open turns with it."""
+    tx.execute("UPDATE lanes SET parked = ?, parked_at = ?, detail = ? WHERE lane = ?", (cause, now, detail, lane))
+    tx.execute(
+        "UPDATE turns SET state = ?, error = ? WHERE lane = ? AND state = ?",
+        (TurnState.PARKED, cause, lane, TurnState.OPEN),
+    )
+
+
+def release(tx: Tx, lane: str) -> None:
+    """The lane goes on."""
+    tx.execute("UPDATE lanes SET parked = '', parked_at = 0, detail = '' WHERE lane = ?", (lane,))
+    tx.execute(
+        "UPDATE turns SET state = ?, error = '', retries = 0, not_before = 0 WHERE lane = ? AND state = ?",
+        (TurnState.OPEN, lane, TurnState.PARKED),
+    )
+
+
+def insert(tx: Tx, turn: Turn, now: int) -> None:
+    """A new open turn with its exact prompt."""
+    tx.execute(
+        "INSERT INTO turns(id, lane, group_id, chat_id, cause, authority, state, prompt, not_before, created_at)"
+        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(turn.id, turn.lane, turn.group_id, turn.chat_id, turn.cause, turn.authority, turn.state),
+            *(turn.prompt, turn.not_before, now),
+        ),
+    )
+
+
+def get(tx: Tx, turn_id: str) -> Turn | None:
+    """One turn, or None for an id that we never gave out."""
+    row = tx.execute("SELECT * FROM turns WHERE id = ?", (turn_id,)).fetchone()
+    return None if row is None else _turn(row)
+
+
+def next_open(tx: Tx, lane: str) -> Turn | None:
+    """The lane's oldest open turn, due or not: what comes behind it waits."""
+    row = tx.execute(
+        "SELECT * FROM turns WHERE lane = ? AND state = ? ORDER BY created_at, rowid LIMIT 1", (lane, TurnState.OPEN)
+    ).fetchone()
+    return None if row is None else _turn(row)
+
+
+def of_run(tx: Tx, run_id: str) -> list[Turn]:
+    """The turns that this run was given and has not ended, oldest first."""
+    rows = tx.execute(
+        "SELECT * FROM turns WHERE run_id = ? AND state = ? ORDER BY given_at, rowid", (run_id, TurnState.GIVEN)
+    )
+    return [_turn(r) for r in rows]
+
+
+def last_of_run(tx: Tx, run_id: str) -> Turn | None:
+    """The turn that this run was given last, in whatever state."""
+    row = tx.execute("SELECT * FROM turns WHERE run_id = ? ORDER BY given_at DESC LIMIT 1", (run_id,)).fetchone()
+    return None if row is None else _turn(row)
+
+
+def current(tx: Tx, lane: str) -> Turn | None:
+    """What the lane works at: its oldest given turn, else its oldest open one."""
+    row = tx.execute(
+        "SELECT * FROM turns WHERE lane = ? AND state IN (?, ?, ?) ORDER BY state <> ?, created_at, rowid LIMIT 1",
+        (lane, TurnState.GIVEN, TurnState.OPEN, TurnState.PARKED, TurnState.GIVEN),
+    ).fetchone()
+    return None if row is None else _turn(row)
+
+
+def give(tx: Tx, turn_id: str, run_id: str, now: int) -> None:
+    """The turn is in the run's inbox from here on."""
+    tx.execute(
+        "UPDATE turns SET state = ?, run_id = ?, attempts = attempts + 1, given_at = ? WHERE id = ?",
+        (TurnState.GIVEN, run_id, now, turn_id),
+    )
+
+
+def end(tx: Tx, turn_id: str, state: TurnState, now: int, *, error: str = "", cost: float = 0.0) -> None:
+    """The turn's end; its messages are handled with it."""
+    tx.execute(
+        "UPDATE turns SET state = ?, error = ?, cost = cost + ?, ended_at = ? WHERE id = ?",
+        (state, error, cost, now, turn_id),
+    )
+    messages.handle(tx, turn_id)
+
+
+def add_cost(tx: Tx, turn_id: str, cost: float) -> None:
+    """What a turn that goes on, or ended before, has cost."""
+    tx.execute("UPDATE turns SET cost = cost + ? WHERE id = ?", (cost, turn_id))
+
+
+def answered_by(tx: Tx, turn_id: str, other: str) -> None:
+    """The reply of this turn is with another one that ended together with it."""
+    tx.execute("UPDATE turns SET answered_by = ? WHERE id = ?", (other, turn_id))
+
+
+def reopen(tx: Tx, turn_id: str, *, not_before: int = 0, killed: bool = False, retried: bool = False) -> None:
+    """The turn is to be given again."""
+    tx.execute(
+        "UPDATE turns SET state = ?, run_id = '', not_before = ?, kills = kills + ?, retries = retries + ?"
+        " WHERE id = ?",
+        (TurnState.OPEN, not_before, killed, retried, turn_id),
+    )
+
+
+def spoke(tx: Tx, turn_id: str) -> None:
+    """A chat has heard of this turn, or a tool acted for it: it is never run again."""
+    tx.execute("UPDATE turns SET spoke = 1 WHERE id = ?", (turn_id,))
+
+
+def _turn(row: dict[str, str]) -> Turn:
+    return Turn(
+        id=row["id"],
+        lane=row["lane"],
+        group_id=int(row["group_id"]),
+        chat_id=int(row["chat_id"]),
+        authority=Authority(row["authority"]),
+        state=TurnState(row["state"]),
+        prompt=row["prompt"],
+        cause=Cause(row["cause"]),
+        attempts=int(row["attempts"]),
+        kills=int(row["kills"]),
+        retries=int(row["retries"]),
+        not_before=int(row["not_before"]),
+        run_id=row["run_id"],
+        spoke=bool(row["spoke"]),
+        error=row["error"],
+    )
