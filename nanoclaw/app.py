@@ -1,0 +1,392 @@
+"""The composition root: builds everything, owns every coroutine, starts and stops it in stages."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from loguru import logger
+
+from nanoclaw import __version__, control, router
+from nanoclaw.channels import Channel
+from nanoclaw.channels.terminal import CHAT, OWNER, TerminalChannel
+from nanoclaw.config import Config, read_credential
+from nanoclaw.control_sock import ControlServer, Frame, Stream
+from nanoclaw.dispatcher import Dispatcher
+from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
+from nanoclaw.gateway import CredentialKind
+from nanoclaw.gateway.model import ModelGateway
+from nanoclaw.groups import Home, open_home
+from nanoclaw.meter import DayMeter
+from nanoclaw.models import Chat, Incoming, Progress, Show
+from nanoclaw.outbox import Outbox
+from nanoclaw.runner import Runner, Settings
+from nanoclaw.sandbox import Sandbox
+from nanoclaw.sandbox.docker_sandbox import DockerSandbox
+from nanoclaw.sandbox.image import resources
+from nanoclaw.sandbox.spec import identity
+from nanoclaw.store import Store, ledger, messages, outgoing, turns
+from nanoclaw.tools import Tools
+
+STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
+STAGE_LIMIT = 10.0  # seconds for each later stage of a stop
+_WATCH = 2.0  # seconds between two looks at what can change outside
+_REAP_EVERY = 15  # looks between two searches for containers of nobody
+_PLACEHOLDER = "placeholder-the-real-one-stays-with-the-host"
+# What a parked lane waits for, and which change releases it.
+_BY_CREDENTIAL = frozenset({Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA})
+_BY_ENGINE = frozenset({Cause.ENGINE, Cause.IMAGE})
+
+
+def now_ms() -> int:
+    """Wall clock, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    ready: asyncio.Event | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    sandbox: Callable[[str], Sandbox] | None = None,
+    channels: tuple[Channel, ...] = (),
+    clock: Callable[[], int] = now_ms,
+) -> None:
+    """The host's life, until cancelled. Raises NanoClawError when it cannot start.
+
+    `sandbox` makes another one than Docker's for an install id; `channels` come beside the terminal.
+    """
+    home = open_home(config.home, config.run_dir)
+    with one_host(home.lock):
+        async with opened(Store(home.db)) as store:
+            install = await store.write(ledger.install_id, uuid.uuid4().hex)
+            engine = _docker(config, environ, install, progress) if sandbox is None else None
+            box = sandbox(install) if sandbox else engine
+            assert box is not None  # noqa: S101 - one of the two lines above made it
+            try:
+                async with asyncio.TaskGroup() as tg:
+                    host = Host(config, environ, home, store, box, engine, channels, clock, tg)
+                    await host.start(progress)
+                    if ready is not None:
+                        ready.set()
+                    logger.info("Ready: NanoClaw {} with home {}", __version__, home.root)
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        await host.stop()
+            finally:
+                if engine is not None:
+                    await engine.stop()
+
+
+def _docker(config: Config, environ: Mapping[str, str], install: str, progress: Callable[[str], None]) -> DockerSandbox:
+    return DockerSandbox(
+        install_id=install,
+        environ=environ,
+        address=config.engine,
+        image=config.image,
+        base_image=config.base_image,
+        progress=progress,
+    )
+
+
+@contextmanager
+def one_host(lock: Path) -> Iterator[None]:
+    """Hold the home's lock. Raises HomeError when another host lives there."""
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise HomeError(f"another NanoClaw runs with {lock.parent}: stop it first (nanoclaw stop)") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Store]:
+    """The store, open for the block."""
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class Host:
+    """Everything that lives while the host does, wired by constructor arguments."""
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        home: Home,
+        store: Store,
+        sandbox: Sandbox,
+        engine: DockerSandbox | None,
+        channels: tuple[Channel, ...],
+        clock: Callable[[], int],
+        tg: asyncio.TaskGroup,
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._home = home
+        self._store = store
+        self._sandbox = sandbox
+        self._engine = engine
+        self._clock = clock
+        self._tg = tg
+        self._started = time.monotonic()
+        self._identity = (0, 0, dict[str, str]())
+        self._identify(rootless=False)
+        self._news = Pulse()
+        self._zone = ZoneInfo(config.zone)
+        self._terminal = TerminalChannel(lambda: self.outbox.wake(), clock)
+        self._channels: dict[str, Channel] = {c.name: c for c in (self._terminal, *channels)}
+        self.outbox = Outbox(store, self._channels, clock)
+        self._meter = DayMeter(store, cap=config.tokens_per_day, zone=self._zone, clock=clock, spawn=self._spawn)
+        self._gateway = ModelGateway(config.base_url, self._credential, self._meter)
+        self._runner = Runner(
+            store=store,
+            home=home,
+            sandbox=sandbox,
+            gateway=self._gateway,
+            meter=self._meter,
+            tools=Tools(store, self.outbox, clock),
+            outbox=self.outbox,
+            show=self._show,
+            settings=Settings(
+                model=config.model,
+                skills=resources() / "skills",
+                identity=lambda: self._identity[:2],
+                env=self._container_env,
+                turn_silence=config.turn_silence,
+                turn_timeout=config.turn_timeout,
+                new_id=lambda: secrets.token_hex(4),
+            ),
+            clock=clock,
+            spawn=self._spawn,
+        )
+        self._dispatcher = Dispatcher(
+            store=store,
+            runner=self._runner,
+            wake_outbox=self.outbox.wake,
+            slots=config.max_runs,
+            zone=config.zone,
+            idle_timeout=config.idle_timeout,
+            clock=clock,
+            new_turn=lambda: str(uuid.uuid4()),
+            new_nonce=lambda: secrets.token_hex(4),
+            spawn=self._spawn,
+        )
+        self._control = ControlServer(
+            home.control_sock,
+            {"status": self._on_status, "wake": self._on_wake, "attach": self._terminal.attach,
+             "outcome": self._on_outcome},
+        )  # fmt: skip
+
+    # --- start and stop ---------------------------------------------------------------------------
+
+    async def start(self, progress: Callable[[str], None]) -> None:
+        """Rows first, then what runs already, then the doors: a message finds everything in place."""
+        await self._store.write(control.ensure_main, CHAT, CHAT, OWNER.jids[0], self._config.name, self._clock())
+        lost = await self._store.write(outgoing.recover)
+        if lost:
+            logger.warning("{} texts were being sent when the host ended; they are sent again", lost)
+        await self._adopt(progress)
+        await self._dispatcher.start()
+        self._tg.create_task(self.outbox.run(), name="outbox")
+        for channel in self._channels.values():
+            self._tg.create_task(channel.run(self._hear), name=f"channel {channel.name}")
+        self._tg.create_task(self._watch(), name="watch")
+        await self._control.start()
+
+    async def _adopt(self, progress: Callable[[str], None]) -> None:
+        image, containers = "", dict[str, str]()
+        try:
+            image = await self._sandbox.image()
+            if self._engine is not None:
+                self._identify(rootless=(await self._engine.probe()).rootless)
+            containers = {f.run_id: f.container for f in await self._sandbox.found() if f.running and f.image == image}
+        except SandboxError as e:
+            logger.error("{}", e)
+            progress(str(e))
+        await self._runner.adopt(image, containers)
+        await _contained(self._reap(), "reap")  # before any lane goes on: a session is open in one container
+
+    async def stop(self) -> None:
+        """In stages, each with a limit: no new work, running turns end, containers go, the rest is sent."""
+        self._dispatcher.stop()
+        await _stage("control socket", self._control.close())
+        await _stage("running turns", self._settle(), STOP_GRACE)
+        await _stage("containers", self._runner.close_all())
+        await _stage("gateway", self._gateway.aclose())
+
+    async def _settle(self) -> None:
+        while any(run.turns for run in self._runner.runs.values()):
+            await self._news.wait(0.5)
+
+    # --- a message --------------------------------------------------------------------------------
+
+    async def _hear(self, msg: Incoming) -> None:
+        heard = await self._store.write(router.hear, msg, self._clock())
+        if heard is None:
+            return
+        logger.info("Heard a message on {}: {}", msg.channel, heard.verdict)
+        if heard.answered is not None:
+            self.outbox.wake()
+            self._news.ring()
+            if heard.answered.stop:
+                self._spawn(self._runner.stop(heard.lane, heard.answered.stop), "stop")
+            if heard.answered.retire:
+                self._runner.retire(heard.lane)
+        if heard.lane:
+            self._dispatcher.wake(heard.lane)
+
+    def _show(self, chat: Chat, progress: Progress) -> None:
+        if progress.show is Show.ENDED:
+            self._news.ring()
+        if (channel := self._channels.get(chat.channel)) is not None:
+            channel.show(chat, progress)
+
+    # --- what the containers are told -------------------------------------------------------------
+
+    def _credential(self) -> Any:
+        return read_credential(self._config.home, self._environ)
+
+    def _container_env(self) -> dict[str, str]:
+        credential = self._credential()
+        oauth = credential is not None and credential.kind is CredentialKind.OAUTH
+        name = "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY"
+        return {name: _PLACEHOLDER, "TZ": self._config.zone, **self._identity[2]}
+
+    def _identify(self, *, rootless: bool) -> None:
+        stat = self._home.root.stat()
+        self._identity = identity(stat.st_uid, stat.st_gid, self._config.agent_uid, rootless=rootless)
+
+    # --- what changes outside ---------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        self._seen = (self._credential(), self._midnight())
+        looks = 0
+        while True:
+            await asyncio.sleep(_WATCH)
+            looks += 1
+            await _contained(self._look(seldom=looks % _REAP_EVERY == 0), "watch")
+
+    async def _look(self, *, seldom: bool) -> None:
+        credential, midnight = self._seen
+        self._seen = (self._credential(), self._midnight())
+        if self._seen[0] != credential:
+            logger.info("The credential has changed")
+            await self._dispatcher.release(_BY_CREDENTIAL)
+        if self._seen[1] != midnight:
+            await self._dispatcher.release(frozenset({Cause.BUDGET}))
+        if seldom:
+            await self._dispatcher.retry(frozenset({Cause.DISK}))
+        await self._dispatcher.sweep(asyncio.get_running_loop().time())
+        await self._look_at_engine(reap=seldom)
+
+    async def _look_at_engine(self, *, reap: bool) -> None:
+        parked = set((await self._store.read(turns.parked_lanes)).values())
+        try:
+            if parked & _BY_ENGINE:
+                image = await self._sandbox.image()
+                misfit = frozenset({Cause.IMAGE} if image == self._runner.misfit else ())
+                await self._dispatcher.release(_BY_ENGINE - misfit)
+            if reap:
+                await self._reap()
+        except SandboxError as e:
+            logger.debug("The engine is still gone: {}", e)
+
+    async def _reap(self) -> None:
+        """Remove containers of ours that no living run knows."""
+        for found in await self._sandbox.found():
+            if found.run_id not in {run.row.id for run in self._runner.runs.values()}:
+                logger.warning("Removed the container of run {}, which nobody knows", found.run_id)
+                await self._sandbox.close(found.container)
+
+    # --- control.sock -----------------------------------------------------------------------------
+
+    async def _on_wake(self, args: Frame, stream: Stream) -> Frame | None:
+        self._dispatcher.wake(str(args.get("lane", "")))
+        self.outbox.wake()
+        return None
+
+    async def _on_outcome(self, args: Frame, stream: Stream) -> Frame | None:
+        while True:
+            found = await self._store.read(messages.outcome, CHAT, str(args.get("wa_id", "")))
+            if found is None:
+                raise NanoClawError("no such message")
+            if found.state:
+                return {"state": found.state, "turn": found.turn, "error": found.error, "outgoing": found.outgoing}
+            await self._news.wait(1.0)
+
+    async def _on_status(self, args: Frame, stream: Stream) -> Frame | None:
+        facts = await self._store.read(control.status, self._midnight())
+        return {
+            "state": "running",
+            "version": __version__,
+            "pid": os.getpid(),
+            "up_seconds": int(time.monotonic() - self._started),
+            "credential": "given" if self._credential() else "missing: nanoclaw setup",
+            "channels": [{"name": c.name, "state": c.state} for c in self._channels.values()],
+            **facts,
+        }
+
+    def _midnight(self) -> int:
+        now = datetime.fromtimestamp(self._clock() / 1000, self._zone)
+        return int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+
+    def _spawn(self, job: Awaitable[None], name: str) -> None:
+        self._tg.create_task(_contained(job, name), name=name)
+
+
+class Pulse:
+    """Wakes everybody who waits at this moment."""
+
+    def __init__(self) -> None:
+        self._beat = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake them."""
+        self._beat.set()
+        self._beat = asyncio.Event()
+
+    async def wait(self, limit: float) -> None:
+        """Return at the next ring, or after `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._beat.wait()
+        except TimeoutError:
+            return
+
+
+async def _contained(job: Awaitable[None], name: str) -> None:
+    """The boundary of one errand: it may fail, the host lives."""
+    try:
+        await job
+    except Exception as e:
+        logger.opt(exception=not isinstance(e, NanoClawError)).error("{} failed: {}", name, e)
+
+
+async def _stage(name: str, job: Awaitable[None], limit: float = STAGE_LIMIT) -> None:
+    """One stage of a stop: late or broken, the next one follows."""
+    try:
+        async with asyncio.timeout(limit):
+            await job
+    except TimeoutError:
+        logger.warning("Stopping: {} took longer than {} s", name, limit)
+    except Exception as e:
+        logger.opt(exception=e).error("Stopping: {} failed", name)

@@ -1,0 +1,346 @@
+"""One lane per group, a bounded number of slots: who is served next, and what happens when it fails."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from loguru import logger
+
+from nanoclaw import failpoints, letters, prompts
+from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
+from nanoclaw.models import Authority, Group, GroupState, Message, Turn, TurnState
+from nanoclaw.run import Run, RunGone
+from nanoclaw.runner import Runner
+from nanoclaw.store import Store, Tx, chats, messages, turns
+
+PROBE_MS = 60_000  # a message in a parked lane tries again, at most this often
+# One lane's answer proves that these are over for all; a budget is each group's own, an image may be older.
+_SHARED = frozenset({Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA, Cause.ENGINE})
+_TROUBLE = 5.0  # seconds that a lane waits after a failure of ours
+
+
+class Slots:
+    """At most `count` runs; a run without a turn holds its slot until another lane waits."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a lane waits."""
+        return bool(self._waiting)
+
+    async def take(self) -> None:
+        """A slot, in the order of asking."""
+        if self._free > 0 and not self._waiting:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.put()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def force(self) -> None:
+        """A slot for a run that lives already, also where there are fewer slots than before."""
+        self._free -= 1
+
+    def put(self) -> None:
+        """Give a slot back, or on to the next that waits."""
+        self._free += 1
+        while self._free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= 1
+                turn.set_result(None)
+
+
+class Dispatcher:
+    """Wakes lanes. The rows are the truth, a wake is a hint."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: Runner,
+        wake_outbox: Callable[[], None],
+        slots: int,
+        zone: str,
+        idle_timeout: float,
+        clock: Callable[[], int],
+        new_turn: Callable[[], str],
+        new_nonce: Callable[[], str],
+        spawn: Callable[[Awaitable[None], str], None],
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._wake_outbox = wake_outbox
+        self._slots = Slots(slots)
+        self._zone = zone
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+        self._new_turn = new_turn
+        self._new_nonce = new_nonce
+        self._spawn = spawn
+        self._flags: dict[str, asyncio.Event] = {}
+        self._parked = False  # whether any lane may be parked: spares a read per answered turn
+        self._stopping = False
+        runner.on_free = self._on_free
+        runner.on_end = self._on_end
+        runner.on_success = self._on_success
+
+    # --- waking -----------------------------------------------------------------------------------
+
+    def wake(self, lane: str) -> None:
+        """The lane may have something to do."""
+        if self._stopping:
+            return
+        if (flag := self._flags.get(lane)) is None:
+            flag = self._flags[lane] = asyncio.Event()
+            self._spawn(self._serve(lane, flag), f"lane {lane}")
+        flag.set()
+
+    async def start(self) -> None:
+        """After adoption: every run takes its slot, every lane with work is woken."""
+        for _ in self._runner.runs:
+            self._slots.force()
+        await self.release(frozenset(Cause))
+        for lane in await self._store.read(messages.lanes_with_work):
+            self.wake(lane)
+
+    def stop(self) -> None:
+        """No lane begins anything from here on."""
+        self._stopping = True
+
+    async def release(self, causes: frozenset[Cause]) -> None:
+        """What these causes parked goes on."""
+        for lane, cause in (await self._store.read(turns.parked_lanes)).items():
+            if cause in causes:
+                await self._store.write(letters.release, lane)
+                logger.info("Released lane {}: {} is over", lane, cause)
+                self.wake(lane)
+
+    async def retry(self, causes: frozenset[Cause]) -> None:
+        """What these causes parked is tried once more, in silence: the chats were told already."""
+        for lane, cause in (await self._store.read(turns.parked_lanes)).items():
+            if cause in causes:
+                await self._store.write(turns.release, lane)
+                self.wake(lane)
+
+    def _on_free(self, lane: str) -> None:
+        self.wake(lane)
+        self._make_room()
+
+    def _on_end(self, lane: str) -> None:
+        self._slots.put()
+        self._make_room()
+        self._parked = True
+        self.wake(lane)
+
+    def _on_success(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._spawn(self.release(_SHARED), "release")
+
+    # --- one lane ---------------------------------------------------------------------------------
+
+    async def _serve(self, lane: str, flag: asyncio.Event) -> None:
+        """Work while there is a hint, then forget the lane."""
+        while flag.is_set():
+            flag.clear()
+            with logger.contextualize(lane=lane):
+                await self._contained(lane)
+        if self._flags.get(lane) is flag:
+            del self._flags[lane]
+
+    async def _contained(self, lane: str) -> None:
+        """The one place that contains a failure: this lane waits, no other notices."""
+        try:
+            while not self._stopping and await self._tried(lane):
+                pass
+        except Exception as e:
+            logger.opt(exception=not isinstance(e, NanoClawError)).error("Lane {} failed: {}", lane, e)
+            self._later(lane, _TROUBLE)
+
+    async def _tried(self, lane: str) -> bool:
+        try:
+            return await self.tick(lane)
+        except (SandboxError, HomeError) as e:
+            logger.warning("Lane {} cannot run: {}", lane, e)
+            await self._park(lane, e.cause if isinstance(e, SandboxError) else Cause.DISK, str(e))
+            return False
+
+    async def tick(self, lane: str) -> bool:
+        """One step of the lane; False when it has to wait for something."""
+        group = await self._group(lane)
+        if group is None or not await self._may_run(lane):
+            return False
+        run = self._runner.runs.get(lane)
+        if run is not None and not run.free:
+            return await self._follow_up(run, group)
+        if not await self._due(lane):
+            return False
+        try:
+            await self._go_on(lane, run, group)
+        except RunGone:  # it ended between the look and the row: the turn is still open
+            logger.debug("The run was gone before the turn was given")
+        return True
+
+    async def _go_on(self, lane: str, run: Run | None, group: Group) -> None:
+        """The next turn: to the warm run if it is still what the group needs, else to a new one."""
+        if run is not None and run.row.fingerprint == self._runner.fingerprint(group):
+            if (turn := await self._next(lane, group)) is not None:
+                await self._runner.give(run, turn)
+            return
+        if run is not None:
+            await self._runner.close(lane)
+        await self._take_slot(lane)
+        try:  # the turn is made with the slot in hand: what was said meanwhile is in it
+            if (turn := await self._next(lane, group)) is not None:
+                await self._runner.open(group, turn)
+        finally:
+            if lane not in self._runner.runs:
+                self._slots.put()
+
+    async def _group(self, lane: str) -> Group | None:
+        group_id = await self._store.read(turns.lane_group, lane)
+        group = None if group_id is None else await self._store.read(chats.group, group_id)
+        return group if group is not None and group.state is GroupState.ACTIVE else None
+
+    async def _may_run(self, lane: str) -> bool:
+        cause, since, _ = await self._store.read(turns.parked, lane)
+        if not cause:
+            return True
+        self._parked = True
+        if self._clock() - since < PROBE_MS or not await self._store.read(messages.work_since, lane, since):
+            return False
+        await self._store.write(turns.release, lane)  # the notice stays: what is told once stays told
+        return True
+
+    async def _follow_up(self, run: Run, group: Group) -> bool:
+        """What was said while a turn runs joins it, if its sender may do at least as much."""
+        if not run.turns:
+            return False
+        chat_id = run.turns[0].chat_id
+        turn = await self._store.read(turns.next_open, run.row.lane)
+        if turn is None:
+            turn = await self._claim(run.row.lane, group, lambda a: run.takes(a, chat_id), chat_id)
+        elif turn.not_before > self._clock() or not run.takes(turn.authority, turn.chat_id):
+            return False  # nothing overtakes a turn that waits
+        if turn is None:
+            return False
+        try:
+            await self._runner.give(run, turn)
+        except RunGone:
+            return True
+        return True
+
+    async def _due(self, lane: str) -> bool:
+        turn = await self._store.read(turns.next_open, lane)
+        if turn is None:
+            return bool(await self._store.read(messages.open_work, lane))
+        wait = turn.not_before - self._clock()
+        if wait > 0:
+            self._later(lane, wait / 1000)
+        return wait <= 0
+
+    async def _next(self, lane: str, group: Group) -> Turn | None:
+        return await self._store.read(turns.next_open, lane) or await self._claim(lane, group, lambda a: True, None)
+
+    async def _claim(
+        self, lane: str, group: Group, may: Callable[[Authority], bool], chat_id: int | None
+    ) -> Turn | None:
+        turn = await self._store.write(
+            claim,
+            lane,
+            group,
+            may,
+            chat_id,
+            turn_id=self._new_turn(),
+            nonce=self._new_nonce(),
+            zone=group.zone or self._zone,
+            now=self._clock(),
+        )
+        failpoints.hit("claimed")
+        return turn
+
+    async def _take_slot(self, lane: str) -> None:
+        taking = asyncio.ensure_future(self._slots.take())
+        await asyncio.sleep(0)
+        self._make_room()
+        await taking
+        if self._stopping:
+            self._slots.put()
+            raise RunGone("the host is stopping")
+
+    def _make_room(self) -> None:
+        """A lane waits: the run that has been idle longest goes."""
+        idle = [r for r in self._runner.runs.values() if r.free]
+        if self._slots.wanted and idle:
+            oldest = min(idle, key=lambda r: r.idle_since)
+            oldest.closing = True
+            self._spawn(self._runner.close(oldest.row.lane), f"close {oldest.row.lane}")
+
+    async def sweep(self, now: float) -> None:
+        """Close the runs that have been idle for too long; `now` is the loop's time."""
+        for run in list(self._runner.runs.values()):
+            if run.free and now - run.idle_since > self._idle_timeout:
+                await self._runner.close(run.row.lane)
+
+    async def _park(self, lane: str, cause: Cause, detail: str) -> None:
+        turn = await self._store.read(turns.next_open, lane)
+        if turn is None:
+            self._later(lane, _TROUBLE)
+            return
+        self._parked = True
+        await self._store.write(letters.failed, turn, cause, detail, self._clock())
+        self._wake_outbox()
+
+    def _later(self, lane: str, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self.wake, lane)
+
+
+def claim(
+    tx: Tx,
+    lane: str,
+    group: Group,
+    may: Callable[[Authority], bool],
+    chat_id: int | None,
+    *,
+    turn_id: str,
+    nonce: str,
+    zone: str,
+    now: int,
+) -> Turn | None:
+    """Make a turn of the lane's open messages: the oldest one's chat, in order, up to the first that may not."""
+    work = messages.open_work(tx, lane)
+    if not work or (chat_id is not None and work[0].chat_id != chat_id):
+        return None
+    mine: list[Message] = []
+    for message in work:
+        if message.chat_id == work[0].chat_id:
+            if not may(Authority(message.role)):
+                break
+            mine.append(message)
+    if not mine:
+        return None
+    chat = chats.chat(tx, mine[0].chat_id)
+    shown = messages.open_context(tx, chat.id, mine[-1].id)
+    turn = Turn(
+        id=turn_id,
+        lane=lane,
+        group_id=group.id,
+        chat_id=chat.id,
+        authority=min((Authority(m.role) for m in mine), key=lambda a: a.rank),
+        state=TurnState.OPEN,
+        prompt=prompts.build(mine, shown, chat=chat, zone=zone, now=now, nonce=nonce),
+    )
+    turns.insert(tx, turn, now)
+    messages.take(tx, [m.id for m in (*shown, *mine)], turn.id)
+    return turn

@@ -1,0 +1,204 @@
+"""What an agent's letters, and the end of its run, do to the rows: each batch is one transaction."""
+
+from dataclasses import dataclass, field
+
+from loguru import logger
+
+from nanoclaw import notices
+from nanoclaw.errors import PARKING, Cause
+from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
+from nanoclaw.models import OutKind, RunState, Turn, TurnState
+from nanoclaw.prompts import for_people
+from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
+
+MAX_RETRIES = 5  # overloads waited for, after the CLI itself gave up
+RETRY_BASE_MS = 5_000  # doubled each time
+MAX_KILLS = 2  # containers that may die under one turn
+_STATUS = {
+    401: Cause.CREDENTIAL,
+    402: Cause.BILLING,
+    403: Cause.CREDENTIAL,
+    429: Cause.QUOTA,
+    502: Cause.NETWORK,
+    504: Cause.NETWORK,
+}
+
+
+@dataclass
+class Effects:
+    """What the living process has to do once the transaction is on the disk."""
+
+    hello: bool = False
+    calls: list[int] = field(default_factory=list)  # requests to handle
+    ended: list[str] = field(default_factory=list)  # turns, in whatever state
+    said: bool = False  # rows for the outbox
+    succeeded: bool = False  # a turn was answered: what was parked may go on
+
+
+def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, over_budget: bool) -> Effects:
+    """Apply a batch of letters together with the offset behind it, so that each counts once."""
+    effects = Effects()
+    for letter in batch:
+        if isinstance(letter, Hello):
+            runs.hello(tx, run_id)
+            effects.hello = True
+        elif isinstance(letter, Request):
+            _request(tx, run_id, letter, effects)
+        elif isinstance(letter, Reply):
+            _reply(tx, run_id, letter, now, effects)
+        elif isinstance(letter, TurnDone):
+            _done(tx, run_id, letter, now, effects, over_budget)
+    runs.set_offset(tx, run_id, offset)
+    return effects
+
+
+def _request(tx: Tx, run_id: str, letter: Request, effects: Effects) -> None:
+    turn = turns.get(tx, letter.turn)
+    if turn is None or turn.run_id != run_id:
+        logger.warning("Set aside a request for a turn that this run was not given")
+    elif runs.add_request(tx, run_id, letter.n, letter.turn, letter.tool, letter.args):
+        effects.calls.append(letter.n)
+
+
+def _mine(tx: Tx, run_id: str, ids: tuple[str, ...]) -> list[Turn]:
+    """The named turns that this run was given; a stopped one counts as named but is not reopened."""
+    found = [t for i in ids if (t := turns.get(tx, i)) is not None and t.run_id == run_id]
+    if len(found) < len(ids):
+        logger.warning("Set aside {} turn ids that this run was not given", len(ids) - len(found))
+    return found
+
+
+def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects) -> None:
+    text = for_people(letter.text)
+    if not text:
+        return
+    if not letter.turns:
+        _unsolicited(tx, run_id, text, now, effects)
+        return
+    given = [t for t in _mine(tx, run_id, letter.turns) if t.state is TurnState.GIVEN]
+    if not given or any(outgoing.said_in_turn(tx, t.id, text) for t in given):
+        return  # stopped: its late reply is dropped; or the agent had sent the same by send_message
+    last = given[-1]
+    quote = messages.newest_of_turn(tx, last.id)
+    part = outgoing.spoken(tx, last.id)
+    outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now, turn_id=last.id, part=part, quote=quote)
+    for turn in given:
+        turns.spoke(tx, turn.id)
+    effects.said = True
+
+
+def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects) -> None:
+    last = turns.last_of_run(tx, run_id)
+    if last is not None:
+        outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now)
+        effects.said = True
+
+
+def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, over_budget: bool) -> None:
+    named = _mine(tx, run_id, letter.turns)
+    run = runs.get(tx, run_id)
+    if run is not None and letter.session and run.state is not RunState.CLOSING:  # /new came in between
+        turns.set_session(tx, run.lane, letter.session)
+    given = [t for t in named if t.state is TurnState.GIVEN]
+    effects.ended += [t.id for t in named]
+    if named:
+        turns.add_cost(tx, named[0].id, letter.cost)
+    for turn in given:
+        if letter.outcome == "ok":
+            turns.end(tx, turn.id, TurnState.DONE, now)
+            turns.answered_by(tx, turn.id, given[-1].id)
+            effects.succeeded = True
+            forget(tx, turn.lane)
+        elif letter.outcome == "stopped":
+            turns.end(tx, turn.id, TurnState.STOPPED, now)
+        else:
+            cause = Cause.BUDGET if over_budget else _cause(letter)
+            failed(tx, turn, cause, letter.error, now)
+            effects.said = True
+
+
+def _cause(letter: TurnDone) -> Cause:
+    if "credit balance" in letter.error.lower():
+        return Cause.BILLING
+    if "cannot be reached" in letter.error:  # the gateway's own words, as in the next line
+        return Cause.NETWORK
+    if letter.status == 403 and "through the gateway" in letter.error:
+        return Cause.POLICY
+    if not letter.status:
+        return Cause.SANDBOX
+    return _STATUS.get(letter.status, Cause.OVERLOAD if letter.status >= 500 else Cause.MODEL)
+
+
+def failed(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
+    """The model gave no answer: try again later, park the lane, or end the turn and tell it."""
+    logger.warning("Turn {} of {} failed: {}", turn.id, turn.lane, cause)
+    patient = cause in (Cause.OVERLOAD, Cause.NETWORK, Cause.QUOTA) and turn.retries < MAX_RETRIES
+    if turn.spoke:
+        _end_told(tx, turn, cause, detail, now)
+    elif patient:
+        turns.reopen(tx, turn.id, not_before=now + RETRY_BASE_MS * 2**turn.retries, retried=True)
+    elif cause in PARKING:
+        turns.reopen(tx, turn.id)
+    else:
+        _end_told(tx, turn, cause, detail, now)
+    if cause in PARKING and not patient:
+        park(tx, turn.lane, turn.chat_id, cause, detail, now)
+
+
+def park(tx: Tx, lane: str, chat_id: int, cause: Cause, detail: str, now: int) -> None:
+    """The lane waits; its chat is told once, main learns the detail once."""
+    turns.park(tx, lane, cause, detail[:2000], now)
+    _tell(tx, f"parked:{cause}:{lane}", chat_id, notices.waits(cause), notices.detail(cause, lane, detail), now)
+
+
+def release(tx: Tx, lane: str) -> None:
+    """The lane goes on."""
+    turns.release(tx, lane)
+    forget(tx, lane)
+
+
+def forget(tx: Tx, lane: str) -> None:
+    """What parked the lane is over: the next trouble is told again."""
+    for cause in PARKING:
+        outgoing.forget_notices(tx, f"parked:{cause}:{lane}")
+
+
+def _end_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
+    turns.end(tx, turn.id, TurnState.FAILED, now, error=f"{cause}: {detail[:500]}")
+    _tell(tx, f"turn:{turn.id}", turn.chat_id, notices.failed(cause, spoke=turn.spoke),
+          notices.detail(cause, turn.lane, detail), now, turn_id=turn.id)  # fmt: skip
+
+
+def _tell(tx: Tx, cause: str, chat_id: int, text: str, detail: str, now: int, *, turn_id: str = "") -> None:
+    """The chat gets the sentence; the detail goes to main, in the same message where the chat is main's."""
+    group_id = chats.chat(tx, chat_id).group_id
+    if group_id is not None and chats.group(tx, group_id).is_main:
+        outgoing.tell_once(tx, cause, chat_id, f"{text}\n{detail}", now, turn_id=turn_id)
+        return
+    outgoing.tell_once(tx, cause, chat_id, text, now, turn_id=turn_id)
+    if (main := chats.main_chat(tx)) is not None:
+        outgoing.tell_once(tx, cause, main.id, detail, now)
+
+
+def end_run(tx: Tx, run_id: str, cause: Cause, detail: str, now: int) -> list[str]:
+    """A run is over: what it was given is open again, or failed and told. The ids of those turns."""
+    given = turns.of_run(tx, run_id)
+    if not runs.end(tx, run_id, cause, now):
+        return []
+    for turn in given:
+        _orphaned(tx, turn, cause, detail, now)
+    return [t.id for t in given]
+
+
+def _orphaned(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
+    if cause in PARKING and not turn.spoke:
+        turns.reopen(tx, turn.id)
+        park(tx, turn.lane, turn.chat_id, cause, detail, now)
+    elif turn.spoke or cause is Cause.TIMEOUT:
+        _end_told(tx, turn, cause, detail, now)
+    elif cause is Cause.RESTART:  # our own doing: no fault of the turn
+        turns.reopen(tx, turn.id)
+    elif turn.kills + 1 >= MAX_KILLS:
+        _end_told(tx, turn, cause, detail, now)
+    else:
+        turns.reopen(tx, turn.id, killed=True)

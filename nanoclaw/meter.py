@@ -1,0 +1,65 @@
+"""What a group may still use today: the cap holds from the first request, also over a restart."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from loguru import logger
+
+from nanoclaw.models import Usage
+from nanoclaw.store import Store, ledger
+
+Spawn = Callable[[Awaitable[None], str], None]
+
+
+class DayMeter:
+    """Counts tokens per group and day (of the configured zone); implements gateway.Meter."""
+
+    def __init__(self, store: Store, *, cap: int, zone: ZoneInfo, clock: Callable[[], int], spawn: Spawn) -> None:
+        self._store = store
+        self._cap = cap
+        self._zone = zone
+        self._clock = clock
+        self._spawn = spawn
+        self._groups: dict[str, tuple[int, int]] = {}  # run -> (group, its own cap or 0)
+        self._used: dict[int, int] = {}
+        self._day = 0
+
+    async def open(self, run_id: str, group_id: int, cap: int = 0) -> None:
+        """Before the run's first request: what its group has used today comes from the store."""
+        self._roll()
+        if group_id not in self._used:
+            self._used[group_id] = await self._store.read(ledger.tokens_since, group_id, self._day)
+        self._groups[run_id] = (group_id, cap)
+
+    def close(self, run_id: str) -> None:
+        """The run is over."""
+        self._groups.pop(run_id, None)
+
+    def refusal(self, run_id: str) -> str:
+        """Why this run may not ask now, in one sentence; "" when it may."""
+        self._roll()
+        if run_id not in self._groups:
+            return "this run has ended"
+        group_id, own = self._groups[run_id]
+        cap = own or self._cap
+        if cap and self._used.get(group_id, 0) >= cap:
+            return f"the daily limit of {cap:,} tokens is used up; it starts again at midnight"
+        return ""
+
+    def record(self, run_id: str, usage: Usage) -> None:
+        """Count one request, in memory at once and in the store behind it."""
+        if run_id not in self._groups:
+            logger.warning("Usage of a run that has ended was not counted")
+            return
+        self._roll()
+        group_id = self._groups[run_id][0]
+        self._used[group_id] = self._used.get(group_id, 0) + usage.tokens
+        self._spawn(self._store.write(ledger.add_usage, group_id, run_id, usage, self._clock()), "usage")
+
+    def _roll(self) -> None:
+        now = datetime.fromtimestamp(self._clock() / 1000, self._zone)
+        day = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+        if day != self._day:
+            self._day = day
+            self._used = dict.fromkeys(self._used, 0) if self._used else {}

@@ -1,0 +1,46 @@
+"""The host's own words when something went wrong: one sentence for the chat, the detail for main alone."""
+
+from nanoclaw.errors import Cause
+
+_FAILED = {
+    Cause.TIMEOUT: "Sorry, that took too long and I stopped it.",
+    Cause.RESTART: "Sorry, I was restarted in the middle of that.",
+    Cause.OVERLOAD: "Sorry, the model is overloaded and I could not finish that. Please ask again later.",
+    Cause.NETWORK: "Sorry, I could not reach the model. Please ask again later.",
+}
+_WAITS = {
+    Cause.BUDGET: "My limit for today is used up. Your message is kept; I will answer when the limit allows it.",
+    Cause.QUOTA: "I am out of quota for now. Your message is kept; I will answer as soon as I can.",
+}
+_ADVICE = {
+    Cause.CREDENTIAL: "The model's API refused the key. Give a new one with `nanoclaw setup --replace-key`.",
+    Cause.BILLING: "The model's API wants payment: check the account's billing.",
+    Cause.QUOTA: "The account's quota is used up: wait, or raise it with the provider.",
+    Cause.BUDGET: "The daily limit is used up: wait for midnight, or raise tokens_per_day and restart.",
+    Cause.IMAGE: "The agent image is missing or does not fit: run `nanoclaw image build`.",
+    Cause.ENGINE: "The container engine does not answer: start it (for Docker: `sudo systemctl start docker`).",
+    Cause.DISK: "The disk is full: free some space.",
+    Cause.NETWORK: "The model's API cannot be reached: check the connection and base_url.",
+    Cause.OVERLOAD: "The model's API is overloaded.",
+}
+
+
+def failed(cause: Cause, *, spoke: bool) -> str:
+    """A turn has ended without its answer; what was sent or done before stands."""
+    text = _FAILED.get(cause, "Sorry, something went wrong and I could not finish that.")
+    if spoke:
+        return f"{text} What I had sent or done before that stands; I did not repeat it."
+    if "ask again" in text:
+        return text
+    return f"{text} Please ask again."
+
+
+def waits(cause: Cause) -> str:
+    """The lane is parked: nothing is lost, but nothing moves until somebody acts."""
+    return _WAITS.get(cause, "I cannot work at the moment. Your message is kept; I will answer when this is mended.")
+
+
+def detail(cause: Cause, lane: str, text: str) -> str:
+    """For main: what happened and what to do."""
+    advice = _ADVICE.get(cause, "")
+    return " ".join(x for x in (f"[{lane}: {cause}]", advice, text[:500]) if x)

@@ -1,0 +1,68 @@
+"""The host half of each agent tool: may it? do it, answer. Authority is the turn's, never the letter's."""
+
+from collections.abc import Callable
+
+from loguru import logger
+
+from nanoclaw import failpoints
+from nanoclaw.errors import Refused
+from nanoclaw.models import OutKind, OutState, RequestState, Turn, TurnState
+from nanoclaw.outbox import Outbox
+from nanoclaw.prompts import for_people
+from nanoclaw.store import Store, Tx, outgoing, runs, turns
+from nanoclaw.store.runs import Call
+
+DELIVERY_WAIT = 30.0  # seconds that a tool waits for the other side's acknowledgement
+
+
+class Tools:
+    """Drives each request to its answer: the effect is one transaction, so it happens once over a restart."""
+
+    def __init__(self, store: Store, outbox: Outbox, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._clock = clock
+
+    async def handle(self, call: Call) -> None:
+        """Do what is not done yet, wait for its outcome, store the answer (its letter is the runner's)."""
+        try:
+            if call.state is RequestState.OPEN:
+                out_id = await self._store.insist(act, call, self._clock())
+                failpoints.hit("acted")
+                self._outbox.wake()
+            else:
+                out_id = call.outgoing_id or 0
+            ok, text = _delivery(*await self._outbox.settled(out_id, DELIVERY_WAIT))
+        except Refused as e:
+            ok, text = False, str(e)
+        logger.info("Tool {} answered: {}", call.tool, "ok" if ok else "refused")
+        await self._store.insist(runs.answer, call.run_id, call.n, ok, text)
+
+
+def act(tx: Tx, call: Call, now: int) -> int:
+    """The effect of one call, in the caller's transaction. Raises Refused with the reason for the agent."""
+    turn = turns.get(tx, call.turn_id)
+    if turn is None or turn.run_id != call.run_id or turn.state is not TurnState.GIVEN:
+        raise Refused("this turn has ended")
+    if call.tool != "send_message":
+        raise Refused(f"there is no tool named {call.tool[:40]!r}")
+    out_id = _send_message(tx, turn, call, now)
+    runs.acted(tx, call.run_id, call.n, out_id)
+    turns.spoke(tx, turn.id)
+    return out_id
+
+
+def _send_message(tx: Tx, turn: Turn, call: Call, now: int) -> int:
+    text = call.args.get("text")
+    if not isinstance(text, str) or not (said := for_people(text)):
+        raise Refused("send_message needs a text that is not empty")
+    part = outgoing.spoken(tx, turn.id)
+    return outgoing.queue(tx, turn.chat_id, said, OutKind.REPLY, now, turn_id=turn.id, part=part)
+
+
+def _delivery(state: OutState, error: str) -> tuple[bool, str]:
+    if state is OutState.SENT:
+        return True, "Sent."
+    if state is OutState.DEAD:
+        return False, f"Not sent: {error or 'the other side refused it'}."
+    return True, "Queued: the chat cannot be reached just now; it is delivered as soon as it can be."

@@ -1,0 +1,121 @@
+"""Slots are given in the order of asking and never get lost; a claim takes what may go together."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nanoclaw import router
+from nanoclaw.dispatcher import Slots, claim
+from nanoclaw.models import Authority, Group, Turn
+from nanoclaw.store import Tx, chats, messages
+from tests.fakes import join_main, rows_of_one_group, said
+
+
+async def ask(slots: Slots, count: int) -> list[asyncio.Task[None]]:
+    """So many lanes ask, one after the other."""
+    tasks = [asyncio.ensure_future(slots.take()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def have(tasks: list[asyncio.Task[None]]) -> list[bool]:
+    return [t.done() for t in tasks]
+
+
+async def test_slots_are_given_in_the_order_of_asking() -> None:
+    """Two of four; the others when one is put back."""
+    slots = Slots(2)
+    tasks = await ask(slots, 4)
+    assert have(tasks) == [True, True, False, False]
+    assert slots.wanted
+    for n in (3, 4):
+        slots.put()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert have(tasks) == [True] * n + [False] * (4 - n)
+    assert not slots.wanted
+
+
+async def test_a_slot_is_not_lost_with_who_was_cancelled() -> None:
+    """Neither while waiting, nor in the instant in which it was given."""
+    slots = Slots(1)
+    first, second, third = await ask(slots, 3)
+    second.cancel()
+    await asyncio.wait({second})
+    slots.put()
+    third.cancel()  # it has the slot and does not know it yet
+    await asyncio.wait({third})
+    assert have(await ask(slots, 2)) == [True, False]
+    await first
+
+
+async def test_forced_slots_are_paid_back_first() -> None:
+    """Runs that lived already may be more than there are slots."""
+    slots = Slots(1)
+    slots.force()
+    slots.force()
+    (waiting,) = await ask(slots, 1)
+    slots.put()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    slots.put()
+    await waiting
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Iterator[tuple[Tx, Group]]:
+    with rows_of_one_group(tmp_path / "db") as found:
+        yield found
+
+
+def claimed(
+    tx: Tx, group: Group, may: Callable[[Authority], bool] = lambda a: True, chat_id: int | None = None
+) -> Turn | None:
+    n = tx.execute("SELECT count(*) FROM turns").fetchone()[0]
+    return claim(tx, group.lane, group, may, chat_id, turn_id=f"t{n}", nonce="ab", zone="UTC", now=5000)
+
+
+@pytest.mark.parametrize(
+    ("senders", "authority"),
+    [(["Olga"], "owner"), (["Olga", "Al"], "allowed"), (["Al", "Gus", "Olga"], "guest"), (["Gus"], "guest")],
+)
+def test_authority_is_the_lowest(rows: tuple[Tx, Group], senders: list[str], authority: str) -> None:
+    """One guest among them makes it a guest's turn."""
+    tx, group = rows
+    for n, sender in enumerate(senders):
+        router.hear(tx, said(f"word {n}", sender), 1000)
+    turn = claimed(tx, group)
+    assert turn is not None
+    assert turn.authority == authority
+    assert all(f"word {n}" in turn.prompt for n in range(len(senders)))
+    assert claimed(tx, group) is None
+
+
+def test_a_claim_ends_before_whoever_may_not(rows: tuple[Tx, Group]) -> None:
+    """What comes behind a guest waits with the guest: order is kept."""
+    tx, group = rows
+    for text, sender in (("one", "Olga"), ("two", "Gus"), ("three", "Olga")):
+        router.hear(tx, said(text, sender), 1000)
+    turn = claimed(tx, group, lambda a: a is Authority.OWNER)
+    assert turn is not None
+    assert "one" in turn.prompt
+    assert "three" not in turn.prompt
+    assert [m.text for m in messages.open_work(tx, group.lane)] == ["two", "three"]
+    assert claimed(tx, group, lambda a: a is Authority.OWNER) is None
+
+
+def test_a_follow_up_is_of_the_running_turns_chat(rows: tuple[Tx, Group]) -> None:
+    """Main with two chats: the other chat's message, and what came after it, wait."""
+    tx, _ = rows
+    main = chats.group(tx, 1)
+    for n, chat in enumerate(("left", "right", "left")):
+        join_main(tx, chat)
+        router.hear(tx, said(f"word {n}", chat=chat), 1000)
+    first = claimed(tx, main)
+    assert first is not None
+    assert "word 0" in first.prompt
+    assert "word 1" not in first.prompt
+    assert "word 2" in first.prompt
+    assert claimed(tx, main, chat_id=first.chat_id) is None

@@ -1,0 +1,217 @@
+"""What letters and deaths do to the rows: tables over outcomes and states."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nanoclaw import letters
+from nanoclaw.errors import PARKING, Cause
+from nanoclaw.letters import MAX_RETRIES, Effects
+from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
+from nanoclaw.models import Authority, Group, RunRow, RunState, Turn, TurnState
+from nanoclaw.store import Tx, runs, turns
+from tests.fakes import rows_of_one_group
+
+NOW = 1_000_000
+RUN = "run-1"
+
+
+@dataclass
+class Desk:
+    """One run of one group, with turns as wanted."""
+
+    tx: Tx
+    group: Group
+
+    def turn(self, turn_id: str, state: TurnState = TurnState.GIVEN, run: str = RUN) -> Turn:
+        (chat,) = self.tx.execute("SELECT id FROM chats WHERE group_id = ?", (self.group.id,)).fetchone()
+        lane = self.group.lane
+        turn = Turn(turn_id, lane, self.group.id, chat, Authority.OWNER, TurnState.OPEN, "prompt")
+        turns.insert(self.tx, turn, NOW)
+        turns.give(self.tx, turn_id, run, NOW)
+        self.tx.execute("UPDATE turns SET state = ? WHERE id = ?", (state, turn_id))
+        return self.get(turn_id)
+
+    def get(self, turn_id: str) -> Turn:
+        found = turns.get(self.tx, turn_id)
+        assert found is not None
+        return found
+
+    def apply(self, *batch: ToHost, over_budget: bool = False) -> Effects:
+        return letters.apply(self.tx, RUN, list(batch), 10, NOW, over_budget=over_budget)
+
+    def texts(self) -> list[str]:
+        """What the group's chat is told."""
+        rows = self.tx.execute(
+            "SELECT payload FROM outgoing o JOIN chats c ON c.id = o.chat_id WHERE c.group_id = ? ORDER BY o.id",
+            (self.group.id,),
+        )
+        return [r["payload"] for r in rows]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        runs.insert(tx, RunRow(RUN, group.lane, group.id, RunState.STARTING, "f"), "model")
+        yield Desk(tx, group)
+
+
+# outcome, status, turn before -> turn after, parked, said
+DONE = [
+    ("ok", 0, TurnState.GIVEN, TurnState.DONE, ""),
+    ("ok", 0, TurnState.STOPPED, TurnState.STOPPED, ""),
+    ("ok", 0, TurnState.DONE, TurnState.DONE, ""),
+    ("ok", 0, TurnState.FAILED, TurnState.FAILED, ""),
+    ("ok", 0, TurnState.OPEN, TurnState.OPEN, ""),
+    ("stopped", 0, TurnState.GIVEN, TurnState.STOPPED, ""),
+    ("stopped", 0, TurnState.DONE, TurnState.DONE, ""),
+    ("error", 401, TurnState.GIVEN, TurnState.PARKED, "credential"),
+    ("error", 403, TurnState.GIVEN, TurnState.PARKED, "credential"),
+    ("error", 402, TurnState.GIVEN, TurnState.PARKED, "billing"),
+    ("error", 400, TurnState.GIVEN, TurnState.FAILED, ""),
+    ("error", 404, TurnState.GIVEN, TurnState.FAILED, ""),
+    ("error", 429, TurnState.GIVEN, TurnState.OPEN, ""),
+    ("error", 500, TurnState.GIVEN, TurnState.OPEN, ""),
+    ("error", 502, TurnState.GIVEN, TurnState.OPEN, ""),
+    ("error", 529, TurnState.GIVEN, TurnState.OPEN, ""),
+    ("error", 0, TurnState.GIVEN, TurnState.FAILED, ""),
+    ("nonsense", 0, TurnState.GIVEN, TurnState.FAILED, ""),
+    ("error", 401, TurnState.STOPPED, TurnState.STOPPED, ""),
+]
+
+
+@pytest.mark.parametrize(("outcome", "status", "before", "after", "parked"), DONE)
+def test_the_end_of_a_turn(
+    desk: Desk, outcome: str, status: int, before: TurnState, after: TurnState, parked: str
+) -> None:
+    """Only a given turn moves; where to, its outcome says."""
+    desk.turn("t", before)
+    effects = desk.apply(TurnDone(("t",), outcome, "s", status, "why"))
+    assert desk.get("t").state is after
+    assert turns.parked(desk.tx, desk.group.lane)[0] == parked
+    assert effects.ended == ["t"]
+    assert effects.succeeded == (outcome == "ok" and before is TurnState.GIVEN)
+    assert bool(desk.texts()) == (bool(parked) or (after is TurnState.FAILED and before is TurnState.GIVEN))
+
+
+def test_a_used_up_budget_is_not_a_bad_key(desk: Desk) -> None:
+    """Our own 403 means the cap."""
+    desk.turn("t")
+    desk.apply(TurnDone(("t",), "error", "", 403, "no"), over_budget=True)
+    assert turns.parked(desk.tx, desk.group.lane)[0] == Cause.BUDGET
+
+
+@pytest.mark.parametrize(
+    ("status", "last"), [(529, TurnState.FAILED), (502, TurnState.FAILED), (429, TurnState.PARKED)]
+)
+def test_patience_has_an_end(desk: Desk, status: int, last: TurnState) -> None:
+    """Five doubling pauses; after them overload is told, and quota parks."""
+    desk.turn("t")
+    for n in range(MAX_RETRIES):
+        desk.apply(TurnDone(("t",), "error", "", status, "busy"))
+        turn = desk.get("t")
+        assert (turn.state, turn.retries, turn.not_before) == (TurnState.OPEN, n + 1, NOW + 5000 * 2**n)
+        turns.give(desk.tx, "t", RUN, NOW)
+    desk.apply(TurnDone(("t",), "error", "", status, "busy"))
+    assert desk.get("t").state is last
+    assert len(desk.texts()) == 1
+
+
+def test_merged_turns_end_together_with_one_reply(desk: Desk) -> None:
+    """The reply goes with the last one, and each knows where its answer is."""
+    desk.turn("t1")
+    desk.turn("t2")
+    desk.apply(Reply(("t1", "t2"), "both"), TurnDone(("t1", "t2"), "ok", "s"))
+    assert desk.texts() == ["both"]
+    assert {desk.get(t).state for t in ("t1", "t2")} == {TurnState.DONE}
+    (row,) = desk.tx.execute("SELECT answered_by FROM turns WHERE id = 't1'").fetchall()
+    assert row["answered_by"] == "t2"
+
+
+def test_letters_of_another_run_are_set_aside(desk: Desk) -> None:
+    """A turn that this run was not given can be neither answered, ended nor used."""
+    desk.turn("other", run="run-2")
+    effects = desk.apply(
+        Reply(("other",), "stolen"), Request(1, "other", "send_message", {"text": "x"}), TurnDone(("other",), "ok")
+    )
+    assert desk.get("other").state is TurnState.GIVEN
+    assert desk.texts() == []
+    assert (effects.calls, effects.ended) == ([], [])
+
+
+def test_a_request_counts_once(desk: Desk) -> None:
+    """A letter that is read again asks for nothing new."""
+    desk.turn("t")
+    request = Request(1, "t", "send_message", {"text": "x"})
+    assert desk.apply(request, request).calls == [1]
+    assert desk.apply(request).calls == []
+
+
+def test_a_session_that_was_given_up_does_not_come_back(desk: Desk) -> None:
+    """After /new the run is closing: what it says of its session counts no more."""
+    desk.turn("t")
+    desk.apply(Hello("", ""), TurnDone((), "ok", "first"))
+    assert turns.session(desk.tx, desk.group.lane) == "first"
+    runs.closing(desk.tx, RUN)
+    turns.set_session(desk.tx, desk.group.lane, "")
+    desk.apply(TurnDone(("t",), "ok", "second"))
+    assert turns.session(desk.tx, desk.group.lane) == ""
+
+
+@pytest.mark.parametrize("text", ["", "  ", "<internal>only</internal>", "\x1b[0m"])
+def test_a_reply_without_words_is_none(desk: Desk, text: str) -> None:
+    """Nothing is sent, and the turn has not spoken."""
+    desk.turn("t")
+    desk.apply(Reply(("t",), text))
+    assert desk.texts() == []
+    assert not desk.get("t").spoke
+
+
+DEATHS = [
+    (Cause.SANDBOX, 0, False, TurnState.OPEN, 1),
+    (Cause.SANDBOX, 1, False, TurnState.FAILED, 1),
+    (Cause.SANDBOX, 0, True, TurnState.FAILED, 0),
+    (Cause.POLICY, 0, False, TurnState.OPEN, 1),
+    (Cause.TIMEOUT, 0, False, TurnState.FAILED, 0),
+    (Cause.RESTART, 0, False, TurnState.OPEN, 0),
+    (Cause.RESTART, 1, False, TurnState.OPEN, 1),
+    (Cause.RESTART, 0, True, TurnState.FAILED, 0),
+    *((cause, 1, False, TurnState.PARKED, 1) for cause in sorted(PARKING)),
+    (Cause.ENGINE, 0, True, TurnState.FAILED, 0),
+]
+
+
+@pytest.mark.parametrize(("cause", "kills", "spoke", "after", "counted"), DEATHS)
+def test_the_end_of_a_run(desk: Desk, cause: Cause, kills: int, spoke: bool, after: TurnState, counted: int) -> None:
+    """Open again, failed and told, or parked: by the cause, the deaths before, and whether a chat had heard of it."""
+    desk.turn("t")
+    desk.tx.execute("UPDATE turns SET kills = ?, spoke = ?", (kills, spoke))
+    assert letters.end_run(desk.tx, RUN, cause, "why", NOW) == ["t"]
+    turn = desk.get("t")
+    assert (turn.state, turn.kills) == (after, counted)
+    assert bool(desk.texts()) == (after in (TurnState.FAILED, TurnState.PARKED))
+    assert letters.end_run(desk.tx, RUN, cause, "why", NOW) == []
+
+
+def test_a_stopped_turn_is_never_reopened(desk: Desk) -> None:
+    """Whatever happens to its container."""
+    desk.turn("t", TurnState.STOPPED)
+    assert letters.end_run(desk.tx, RUN, Cause.SANDBOX, "why", NOW) == []
+    assert desk.get("t").state is TurnState.STOPPED
+
+
+def test_an_answer_makes_the_next_trouble_news(desk: Desk) -> None:
+    """Told once until it is over, then told again; main learns the detail, the chat does not."""
+    for n in (1, 2):
+        for t in ("a", "b"):
+            desk.turn(f"{t}{n}")
+            desk.apply(TurnDone((f"{t}{n}",), "error", "", 401, "secret detail"))
+            turns.release(desk.tx, desk.group.lane)
+        assert len(desk.texts()) == n
+        desk.turn(f"c{n}")
+        desk.apply(TurnDone((f"c{n}",), "ok"))
+    assert not any("secret detail" in t for t in desk.texts())
+    everything = [r["payload"] for r in desk.tx.execute("SELECT payload FROM outgoing")]
+    assert sum("secret detail" in t for t in everything) == 2
