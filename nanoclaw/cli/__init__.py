@@ -1,0 +1,89 @@
+"""The command line: one file per noun, no rule of its own; every refusal is one line on stderr."""
+
+import os
+import sys
+from asyncio import CancelledError
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+
+from nanoclaw import __version__
+from nanoclaw.cli import chat, image, run, setup, status
+from nanoclaw.errors import NanoClawError
+
+# \b keeps the lines as they are.
+_HELP = """An assistant that answers with Claude Code in a locked-down container.
+
+\b
+Examples:
+  nanoclaw setup                    ask once for what is missing
+  nanoclaw chat                     talk to the assistant here
+  nanoclaw chat -m "What is new?"   one message, one reply
+  nanoclaw run                      serve until stopped
+  nanoclaw status                   how it is doing
+
+Settings: ~/.nanoclaw/nanoclaw.toml (NANOCLAW_HOME names another folder).
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help takes longer to import than all of the rest
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nanoclaw {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Global options only."""
+
+
+app.command("chat")(chat.chat)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("stop")(run.stop)
+app.command("setup")(setup.setup)
+app.add_typer(image.app, name="image")
+app.add_typer(image.app, name="image")
+app.command("setup")(setup.setup)
+
+
+def main() -> None:
+    """The console script. A NanoClawError, alone or in a group of tasks, becomes one line and exit code 1."""
+    os.umask(0o077)  # nothing that we make is for other users
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail(stream)
+    try:
+        app()
+    except (Exception, CancelledError) as e:
+        if os.environ.get("NANOCLAW_LOG_LEVEL", "").upper() == "DEBUG":
+            raise
+        _end(e)
+
+
+def _never_fail(stream: TextIO) -> None:
+    """A terminal that knows no umlaut gets a question mark instead of a traceback."""
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="replace")
+
+
+def _end(e: BaseException) -> NoReturn:
+    while isinstance(e, BaseExceptionGroup):  # the first is the cause; the rest broke because of it
+        e = e.exceptions[0]
+    if isinstance(e, CancelledError):  # a signal ended it
+        sys.exit(1)
+    told = str(e)
+    if not isinstance(e, NanoClawError):
+        told = f"internal error ({type(e).__name__}: {e}); NANOCLAW_LOG_LEVEL=DEBUG shows where"
+    typer.echo(f"nanoclaw: {' '.join(told.split())}", err=True)
+    sys.exit(1)

@@ -1,0 +1,168 @@
+"""nanoclaw setup: asks once for what is missing, checks it, and writes it down."""
+
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from nanoclaw.config import SECRETS_FILE, SETTINGS_FILE, Config, load, read_credential
+from nanoclaw.errors import ConfigError, NanoClawError
+from nanoclaw.gateway import Credential, CredentialKind
+
+EXIT_INCOMPLETE = 2
+VARIABLES = {CredentialKind.API_KEY: "ANTHROPIC_API_KEY", CredentialKind.OAUTH: "CLAUDE_CODE_OAUTH_TOKEN"}
+_PREFIXES = {"sk-ant-api": CredentialKind.API_KEY, "sk-ant-oat": CredentialKind.OAUTH}
+_LIMIT = """How many tokens may each chat use a day? 5,000,000 are 15 to 25 dollars at the most at a Sonnet model's
+list prices; an ordinary day costs far less. 0 is no limit."""
+
+
+def setup(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the defaults.")] = False,
+    key_stdin: Annotated[bool, typer.Option("--key-stdin", help="Read the API key or token from stdin.")] = False,
+    key_file: Annotated[Path | None, typer.Option(help="Read the API key or token from this file.")] = None,
+    replace_key: Annotated[bool, typer.Option("--replace-key", help="Ask for another API key or token.")] = False,
+    kind: Annotated[CredentialKind | None, typer.Option(help="What it is, where it does not show.")] = None,
+) -> None:
+    """Ask once for what is missing: API key or token, daily limit, time zone."""
+    config = load(os.environ)  # a broken file is said before anything is asked
+    asking = sys.stdin.isatty() and not yes
+    home = config.home
+    if secret := _given(key_stdin, key_file):
+        _keep_credential(home, secret, kind, asking)
+    elif replace_key or not read_credential(home, os.environ):
+        if not asking:
+            _incomplete("no API key or token: run `nanoclaw setup` in a terminal, or `nanoclaw setup --key-file PATH`")
+        _keep_credential(home, typer.prompt("API key or OAuth token (not shown)", hide_input=True), kind, asking)
+    if missing := _missing(home, os.environ):
+        if not (asking or yes):
+            _incomplete(f"{' and '.join(missing)} not chosen yet: run `nanoclaw setup` in a terminal, or with --yes")
+        add_settings(home, {key: _choose(key, asking) for key in missing})
+    typer.echo(f"Everything is set up in {home}.")
+
+
+def _incomplete(message: str) -> None:
+    typer.echo(f"nanoclaw: {message}", err=True)
+    raise typer.Exit(EXIT_INCOMPLETE)
+
+
+# --- the credential ----------------------------------------------------------------------------
+
+
+def _given(key_stdin: bool, key_file: Path | None) -> str:
+    if key_stdin:
+        return sys.stdin.read(1 << 16) or " "
+    if key_file is None:
+        return ""
+    try:
+        return key_file.read_text("utf-8", "replace") or " "
+    except OSError as e:
+        raise NanoClawError(f"{key_file} cannot be read: {e.strerror}") from None
+
+
+def _keep_credential(home: Path, text: str, kind: CredentialKind | None, asking: bool) -> None:
+    secret = text.strip()
+    if not re.fullmatch(r"[!-~]{8,4096}", secret):
+        raise ConfigError("that is no API key or token: it is one word of letters, digits and signs")
+    kind = kind or kind_of(secret)
+    if kind is None:
+        if not asking:
+            _incomplete("is it an API key or an OAuth token? Say so with `--kind api_key` or `--kind oauth`")
+        token = typer.confirm("Is it an OAuth token, as `claude setup-token` makes them? (No: an API key)")
+        kind = CredentialKind.OAUTH if token else CredentialKind.API_KEY
+    write_credential(home, Credential(kind, secret))
+    if any(name in os.environ for name in VARIABLES.values()):
+        typer.echo("Stored, but the environment has a key or token too, and that one is used.", err=True)
+
+
+def kind_of(secret: str) -> CredentialKind | None:
+    """What the prefix says that it is."""
+    return next((kind for prefix, kind in _PREFIXES.items() if secret.startswith(prefix)), None)
+
+
+def write_credential(home: Path, credential: Credential) -> None:
+    """Put it into home/.env in place of the one before; other lines stay."""
+    path = home / SECRETS_FILE
+    kept = [line for line in _lines(path) if line.partition("=")[0].strip() not in VARIABLES.values()]
+    _write(path, [*kept, f"{VARIABLES[credential.kind]}={credential.secret}"])
+
+
+# --- the settings ------------------------------------------------------------------------------
+
+
+def _missing(home: Path, environ: Mapping[str, str]) -> list[str]:
+    """The keys that are to be chosen once and stand nowhere yet."""
+    stored = tomllib.loads("\n".join(_lines(home / SETTINGS_FILE)))
+    return [k for k in ("tokens_per_day", "zone") if k not in stored and f"NANOCLAW_{k.upper()}" not in environ]
+
+
+def _choose(key: str, asking: bool) -> int | str:
+    if key == "tokens_per_day":
+        limit: int = Config.model_fields[key].default
+        return typer.prompt(f"{_LIMIT}\nTokens a day", default=limit, type=int) if asking else limit
+    zone = system_zone(Path("/"), os.environ)
+    return str(typer.prompt("Time zone", default=zone)) if asking else zone
+
+
+def system_zone(root: Path, environ: Mapping[str, str]) -> str:
+    """The machine's time zone by its name, as far as it says; else UTC."""
+    candidates = [environ.get("TZ", "").removeprefix(":")]
+    candidates += _lines(root / "etc/timezone")[:1]
+    link = root / "etc/localtime"
+    if link.is_symlink():
+        candidates.append(str(link.readlink()).rpartition("zoneinfo/")[2])
+    return next((zone for zone in candidates if not _fault({"zone": zone.strip()})), "UTC").strip()
+
+
+def _fault(values: Mapping[str, int | str]) -> str:
+    """What is wrong with these settings, "" if nothing is."""
+    try:
+        Config.model_validate({**values, "home": Path("/")})
+    except ValidationError as e:
+        return "; ".join(f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in e.errors())
+    return ""
+
+
+def add_settings(home: Path, values: Mapping[str, int | str]) -> None:
+    """Put these new keys into nanoclaw.toml, whose other lines stay. Raises ConfigError, and then writes nothing."""
+    if fault := _fault(values):
+        raise ConfigError(fault)
+    # Above what is there: below a table's header they would belong to the table.
+    new = [f"{key} = {_toml(value)}" for key, value in values.items()]
+    _write(home / SETTINGS_FILE, [*new, *_lines(home / SETTINGS_FILE)])
+
+
+def _toml(value: int | str) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)  # a zone's name needs no escapes
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read: {e}") from None
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    """Write the whole file or nothing, for the owner's eyes alone."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
+            f.writelines(f"{line}\n" for line in lines)
+            f.flush()
+            os.fsync(f.fileno())
+        part.rename(path)
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be written: {e.strerror}") from None

@@ -1,0 +1,47 @@
+"""nanoclaw status: what the living host says of itself."""
+
+import asyncio
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from nanoclaw.control_sock import connect
+from nanoclaw.errors import NotRunning
+from nanoclaw.prompts import plain
+
+EXIT_NOT_RUNNING = 3  # as systemd's tools
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Say how the assistant is doing. Exit code 3: it is not running."""
+    try:
+        told = asyncio.run(_ask())
+    except NotRunning as e:
+        typer.echo(json.dumps({"state": "not running"}) if as_json else f"nanoclaw: {e}", err=not as_json)
+        raise typer.Exit(EXIT_NOT_RUNNING) from None
+    typer.echo(json.dumps(told, ensure_ascii=False) if as_json else "\n".join(_lines(told)))
+
+
+async def _ask() -> dict[str, Any]:
+    from nanoclaw.config import home_of
+
+    async with await connect(home_of(os.environ) / "control.sock") as client:
+        return await client.call("status")
+
+
+def _lines(told: dict[str, Any]) -> list[str]:
+    """One line per fact; a list gets one indented line per entry. Names in it may be strangers'."""
+    lines = []
+    for key, value in told.items():
+        entries = value if isinstance(value, list) else []
+        lines.append(f"{key}: {len(entries) if isinstance(value, list) else _cell(value)}")
+        lines += [f"  {_cell(entry)}" for entry in entries]
+    return lines
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key}={_cell(inner)}" for key, inner in value.items())
+    return " ".join(plain(str(value)).split())

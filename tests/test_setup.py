@@ -1,0 +1,196 @@
+"""nanoclaw setup, through the command itself: what it asks, what it writes, what it refuses."""
+
+import os
+import pty
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoclaw.cli.setup import add_settings, kind_of, system_zone, write_credential
+from nanoclaw.config import load, read_credential
+from nanoclaw.errors import ConfigError
+from nanoclaw.gateway import Credential, CredentialKind
+
+KEY = "sk-ant-api03-visibly-fake"
+TOKEN = "sk-ant-oat01-visibly-fake"
+_COMMAND = [sys.executable, "-m", "nanoclaw", "setup"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def environ(home: Path) -> dict[str, str]:
+    """This process's, without settings of whoever runs the tests."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NANOCLAW_", "ANTHROPIC_", "CLAUDE_", "TZ"))}
+    return {**kept, "NANOCLAW_HOME": str(home), "TERM": "dumb"}
+
+
+def run_setup(home: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_COMMAND, *words], input=stdin, env=environ(home), capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("secret", "kind", "variable"),
+    [
+        (KEY, CredentialKind.API_KEY, "ANTHROPIC_API_KEY"),
+        (TOKEN, CredentialKind.OAUTH, "CLAUDE_CODE_OAUTH_TOKEN"),
+    ],
+)
+def test_key_from_stdin(home: Path, secret: str, kind: CredentialKind, variable: str) -> None:
+    """A key is stored under the name of its kind, for the owner's eyes alone, and told to nobody."""
+    done = run_setup(home, "--key-stdin", "--yes", stdin=f"{secret}\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (home / ".env").read_text() == f"{variable}={secret}\n"
+    assert secret not in done.stdout
+    assert read_credential(home, {}) == Credential(kind, secret)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (home, home / ".env")] == [0o700, 0o600]
+
+
+def test_defaults_are_settings_that_load(home: Path) -> None:
+    """--yes writes a limit and a zone, and nothing that was not to be chosen."""
+    run_setup(home, "--key-stdin", "--yes", stdin=KEY)
+    keys = [line.partition(" = ")[0] for line in (home / "nanoclaw.toml").read_text().splitlines()]
+    assert keys == ["tokens_per_day", "zone"]
+    assert load({"NANOCLAW_HOME": str(home)}).tokens_per_day == 5_000_000
+
+
+def test_second_time_asks_nothing(home: Path) -> None:
+    """What is there stays as it is, without a terminal too."""
+    run_setup(home, "--key-stdin", "--yes", stdin=KEY)
+    before = {p: p.read_bytes() for p in home.iterdir()}
+    assert run_setup(home).returncode == 0
+    assert {p: p.read_bytes() for p in home.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "told"),
+    [
+        ([], "", "--key-file"),
+        (["--yes"], "", "--key-file"),
+        (["--key-stdin"], KEY, "--yes"),
+        (["--key-stdin", "--yes"], "no-known-prefix", "--kind"),
+    ],
+)
+def test_without_a_terminal_it_says_what_to_do(home: Path, words: list[str], stdin: str, told: str) -> None:
+    """One line on stderr that names the way out, exit code 2."""
+    done = run_setup(home, *words, stdin=stdin)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "two words", "short", "sk-ant-api03-ümlaut-key", f"{KEY}\n{TOKEN}", "\x00" * 20]
+)
+def test_what_is_no_key_is_not_stored(home: Path, text: str) -> None:
+    """An empty, broken or doubled key is refused before anything is written."""
+    done = run_setup(home, "--key-stdin", "--yes", stdin=text)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert not home.exists()
+
+
+def test_key_file(home: Path, tmp_path: Path) -> None:
+    """A key may come from a file; one that is not there is named."""
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert run_setup(home, "--key-file", str(tmp_path / "key"), "--yes").returncode == 0
+    done = run_setup(home, "--key-file", str(tmp_path / "absent"))
+    assert (done.returncode, "absent cannot be read" in done.stderr) == (1, True)
+
+
+def test_home_that_is_not_writable(tmp_path: Path) -> None:
+    """A home that cannot be is one line that names it."""
+    (tmp_path / "file").write_text("")
+    done = run_setup(tmp_path / "file" / "home", "--key-stdin", "--yes", stdin=KEY)
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False)
+
+
+def test_questions_in_a_terminal(home: Path) -> None:
+    """With a terminal it asks for all three, and shows no letter of the key."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        _COMMAND, env=environ(home), stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    ) as process:
+        os.close(follower)
+        try:
+            # The last space comes when the answer is really read: what is typed sooner is thrown away.
+            read_until(leader, b"(not shown): ")
+            os.write(leader, f"{KEY}\n".encode())
+            shown = read_until(leader, b"[5000000]: ")
+            os.write(leader, b"1000000\n")
+            shown += read_until(leader, b"]: ")
+            os.write(leader, b"Europe/Berlin\n")
+            shown += read_until(leader, b"set up")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(leader)
+    assert KEY.encode() not in shown
+    settings = load({"NANOCLAW_HOME": str(home)})
+    assert (settings.tokens_per_day, settings.zone) == (1_000_000, "Europe/Berlin")
+    assert read_credential(home, {}) == Credential(CredentialKind.API_KEY, KEY)
+
+
+def read_until(fd: int, end: bytes) -> bytes:
+    """What a terminal shows up to and with `end`."""
+    seen = b""
+    while end not in seen:
+        seen += os.read(fd, 4096)
+    return seen
+
+
+def test_new_credential_replaces_the_old_one(home: Path) -> None:
+    """Other lines stay; a token takes the key's place, which would win over it."""
+    home.mkdir()
+    (home / ".env").write_text(f"# mine\nANTHROPIC_API_KEY={KEY}\nOTHER=1\n")
+    write_credential(home, Credential(CredentialKind.OAUTH, TOKEN))
+    assert (home / ".env").read_text() == f"# mine\nOTHER=1\nCLAUDE_CODE_OAUTH_TOKEN={TOKEN}\n"
+
+
+def test_settings_keep_what_is_there(home: Path) -> None:
+    """Other keys and comments stay."""
+    home.mkdir()
+    (home / "nanoclaw.toml").write_text('# mine\nname = "Rob"\n')
+    add_settings(home, {"tokens_per_day": 5})
+    assert (home / "nanoclaw.toml").read_text() == 'tokens_per_day = 5\n# mine\nname = "Rob"\n'
+
+
+@pytest.mark.parametrize("wrong", [{"tokens_per_day": -1}, {"zone": "Mars/Base"}, {"zone": 'UTC"\nname = "x'}])
+def test_wrong_settings_are_not_written(home: Path, wrong: dict[str, int | str]) -> None:
+    """A value that would not load again never gets into the file."""
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        add_settings(home, wrong)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("secret", "kind"), [(KEY, CredentialKind.API_KEY), (TOKEN, CredentialKind.OAUTH), ("sk-other", None)]
+)
+def test_kind_of(secret: str, kind: CredentialKind | None) -> None:
+    """The prefix tells a key from a token."""
+    assert kind_of(secret) is kind
+
+
+@pytest.mark.parametrize(
+    ("timezone", "localtime", "tz", "zone"),
+    [
+        ("Europe/Paris\n", "", "", "Europe/Paris"),
+        ("", "/usr/share/zoneinfo/Asia/Tokyo", "", "Asia/Tokyo"),
+        ("Europe/Paris\n", "", ":America/Lima", "America/Lima"),
+        ("Nowhere/Land\n", "", "CET-1CEST", "UTC"),
+        ("", "", "", "UTC"),
+    ],
+)
+def test_system_zone(tmp_path: Path, timezone: str, localtime: str, tz: str, zone: str) -> None:
+    """The machine's own zone is the default, as far as it can be known by name."""
+    (tmp_path / "etc").mkdir()
+    if timezone:
+        (tmp_path / "etc/timezone").write_text(timezone)
+    if localtime:
+        (tmp_path / "etc/localtime").symlink_to(localtime)
+    assert system_zone(tmp_path, {"TZ": tz} if tz else {}) == zone
