@@ -1,0 +1,1 @@
+"""What the README's figures come from: each beside its floor, from the same run."""
