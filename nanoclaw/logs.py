@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 BOUND = ("lane", "run", "turn", "chat")  # what a line tells of its place, bound by logger.contextualize
 ROTATE = "20 MB"
-KEEP = "7 days"
+KEEP_FILES = 10  # with the one that is written: an agent can make the host log a lot
+KEEP_SECONDS = 7 * 86_400
 
 
 def configure(home: Path, level: str, secrets: Callable[[], Iterable[str]], *, stderr: str = "") -> Path:
@@ -34,7 +36,7 @@ def configure(home: Path, level: str, secrets: Callable[[], Iterable[str]], *, s
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         logger.add(
             path, level=level, format=_line, backtrace=False, diagnose=False,
-            rotation=ROTATE, retention=KEEP, encoding="utf-8", errors="replace", opener=_open_private,
+            rotation=ROTATE, retention=_expire, encoding="utf-8", errors="replace", opener=_open_private,
         )  # fmt: skip
     except OSError as e:
         raise HomeError(f"{path} cannot be written ({e.strerror}); set NANOCLAW_HOME to a folder of yours") from None
@@ -44,6 +46,14 @@ def configure(home: Path, level: str, secrets: Callable[[], Iterable[str]], *, s
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _expire(paths: list[str]) -> None:
+    """Of the files that were set aside, keep the newest ones of this week. Called when one more is."""
+    newest = sorted(map(Path, paths), key=lambda path: path.stat().st_mtime, reverse=True)
+    for n, path in enumerate(newest, start=2):  # the file that is opened next is the first
+        if n > KEEP_FILES or path.stat().st_mtime < time.time() - KEEP_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _patch(record: "Record", secrets: Callable[[], Iterable[str]]) -> None:

@@ -1,5 +1,6 @@
 """What a group may still use today: the cap holds from the first request, also over a restart."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -22,14 +23,14 @@ class DayMeter:
         self._clock = clock
         self._spawn = spawn
         self._groups: dict[str, tuple[int, int]] = {}  # run -> (group, its own cap or 0)
-        self._used: dict[int, int] = {}
-        self._day = 0
+        self._used: dict[int, Counter[int]] = {}  # group -> midnight -> tokens of the day after it
 
     async def open(self, run_id: str, group_id: int, cap: int = 0) -> None:
         """Before the run's first request: what its group has used today comes from the store."""
-        self._roll()
         if group_id not in self._used:
-            self._used[group_id] = await self._store.read(ledger.tokens_since, group_id, self._day)
+            midnight = self._midnight()
+            tokens = await self._store.read(ledger.tokens_since, group_id, midnight)
+            self._used.setdefault(group_id, Counter({midnight: tokens}))
         self._groups[run_id] = (group_id, cap)
 
     def close(self, run_id: str) -> None:
@@ -38,12 +39,11 @@ class DayMeter:
 
     def refusal(self, run_id: str) -> str:
         """Why this run may not ask now, in one sentence; "" when it may."""
-        self._roll()
         if run_id not in self._groups:
             return "this run has ended"
         group_id, own = self._groups[run_id]
         cap = own or self._cap
-        if cap and self._used.get(group_id, 0) >= cap:
+        if cap and self._today(group_id) >= cap:
             return f"the daily limit of {cap:,} tokens is used up; it starts again at midnight"
         return ""
 
@@ -52,14 +52,15 @@ class DayMeter:
         if run_id not in self._groups:
             logger.warning("Usage of a run that has ended was not counted")
             return
-        self._roll()
         group_id = self._groups[run_id][0]
-        self._used[group_id] = self._used.get(group_id, 0) + usage.tokens
+        self._used[group_id][self._midnight()] += usage.tokens
         self._spawn(self._store.write(ledger.add_usage, group_id, run_id, usage, self._clock()), "usage")
 
-    def _roll(self) -> None:
+    def _today(self, group_id: int) -> int:
+        """Tokens since midnight; those of a later day too: a clock that was set back forgives nothing."""
+        midnight = self._midnight()
+        return sum(tokens for day, tokens in self._used[group_id].items() if day >= midnight)
+
+    def _midnight(self) -> int:
         now = datetime.fromtimestamp(self._clock() / 1000, self._zone)
-        day = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
-        if day != self._day:
-            self._day = day
-            self._used = dict.fromkeys(self._used, 0) if self._used else {}
+        return int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)

@@ -1,6 +1,7 @@
 """The model gateway: one socket per run, the real credential put in, nothing held back, every token counted."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -17,7 +18,8 @@ from yarl import URL
 
 from nanoclaw.errors import GatewayError
 from nanoclaw.gateway import Credential, CredentialKind, Gateway
-from nanoclaw.gateway.model import MAX_BODY, ModelGateway
+from nanoclaw.gateway import model as gateway_model
+from nanoclaw.gateway.model import MAX_BODY, MAX_CONNECTIONS, ModelGateway
 from nanoclaw.gateway.usage import UsageTap
 from nanoclaw.models import Usage
 from tests.model_server import Cut, ModelServer, Slow, Status, Text
@@ -323,6 +325,52 @@ async def test_one_run_cannot_ask_without_end(way: Way) -> None:
         assert (await way.ask())[0] == 429
         gate.set()
     assert {t.result()[0] for t in asking} == {200}
+
+
+async def test_one_run_cannot_hold_the_hosts_connections(way: Way, tmp_path: Path) -> None:
+    """Beyond a number of them a new one is closed at once; another run's are not touched, and one that ends is room."""
+    other = Way(way.gateway, way.model, way.meter, tmp_path / "s")
+    other.folder.mkdir()
+    await way.gateway.open("s", other.folder, search=False)
+    held = [await asyncio.open_unix_connection(way.folder / "model.sock") for _ in range(MAX_CONNECTIONS)]
+    reader, writer = await asyncio.open_unix_connection(way.folder / "model.sock")
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+    assert (await other.ask())[0] == 200
+    assert not any(reader.at_eof() for reader, _ in held)
+    for _, writer in held:
+        writer.close()
+    async with asyncio.timeout(10):
+        while await _status(way) != 200:  # they are forgotten one by one
+            await asyncio.sleep(0)
+
+
+async def _status(way: Way) -> int:
+    try:
+        return (await way.ask())[0]
+    except aiohttp.ClientError:
+        return 0
+
+
+async def test_connection_that_asks_nothing_is_closed(
+    way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead one does not hold its place for ever; one that is asking does, however long the model thinks."""
+    monkeypatch.setattr(gateway_model, "_IDLE", 0.05)
+    way.folder = tmp_path / "s"
+    way.folder.mkdir()
+    await way.gateway.open("s", way.folder, search=False)
+    gate = asyncio.Event()
+    way.model.script((Slow(gate), Text("late")))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(way.ask())
+        await way.model.seen(1)
+        reader, writer = await asyncio.open_unix_connection(way.folder / "model.sock")
+        assert await reader.read() == b""
+        gate.set()
+    writer.close()
+    assert asking.result()[0] == 200
 
 
 def test_usage_is_the_same_however_the_bytes_are_cut() -> None:

@@ -1,9 +1,11 @@
 """The log: one line per record, private, without secrets or tricks."""
 
 import logging
+import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +100,22 @@ def test_the_file_is_private_and_the_level_holds(log: Path) -> None:
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
     assert len(lines(log)) == 1
+
+
+def test_old_files_go_by_number_and_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is logged, ten files are kept, the newest; and none that is older than a week."""
+    monkeypatch.setattr(logs, "ROTATE", 100)
+    log = logs.configure(tmp_path, "INFO", list, stderr="CRITICAL")
+    for n in range(30):
+        logger.info("line {} {}", n, "x" * 100)
+    files = list(log.parent.iterdir())
+    assert len(files) == logs.KEEP_FILES
+    assert {line.split()[-2] for file in files for line in lines(file)} == {str(n) for n in range(20, 30)}
+    old = time.time() - 8 * 86_400
+    for file in set(files) - {log}:
+        os.utime(file, (old, old))
+    logger.info("line {} {}", 30, "x" * 100)
+    assert len(list(log.parent.iterdir())) == 2
 
 
 def test_a_home_that_takes_no_file(tmp_path: Path) -> None:

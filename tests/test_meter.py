@@ -87,6 +87,19 @@ async def test_midnight_starts_anew_in_the_zone(desk: Desk) -> None:
     assert not meter.refusal("r1")
 
 
+async def test_a_clock_that_is_set_back_forgives_nothing(desk: Desk) -> None:
+    """Back over midnight what was used stays used, and so it is when midnight comes again; a later day starts anew."""
+    desk.now = at(25, 0, 1)
+    meter = desk.meter()
+    await meter.open("r1", MAIN)
+    meter.record("r1", Usage("m", output=100))
+    for day, hour, minute in ((24, 23, 59), (25, 0, 1)):
+        desk.now = at(day, hour, minute)
+        assert meter.refusal("r1")
+    desk.now = at(26, 0, 0)
+    assert not meter.refusal("r1")
+
+
 async def test_a_restart_forgets_nothing(desk: Desk) -> None:
     """What was used today is in the store, and what was used yesterday does not count."""
     await desk.store.write(ledger.add_usage, MAIN, "r0", Usage("m", output=60), at(24, 23, 59))

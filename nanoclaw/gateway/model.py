@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 from aiohttp import web
@@ -21,9 +22,11 @@ from nanoclaw.gateway.usage import UsageTap
 SOCKET = "model.sock"
 MAX_BODY = 32 << 20  # the API's own limit
 MAX_BUSY = 32  # requests of one run at once: a turn, its subagents, and the CLI's bursts of count_tokens (13 seen)
+MAX_CONNECTIONS = 64  # of one run at once: an agent has more file descriptors than the host
+_IDLE = 60.0  # seconds after which a connection that asks nothing is closed
 _LARGE = 1 << 20  # bytes from which only _MAX_LARGE bodies of one run are held at once
 _MAX_LARGE = 4
-_THREAD_FROM = 256 << 10  # bytes of a body that take more than 2 ms to parse
+_THREAD_FROM = 256 << 10  # bytes of a body that may take 5 ms to parse and write
 _MAX_PATH = 107  # bytes of a unix socket's path
 _MESSAGES = "/v1/messages"
 _PATHS = frozenset({_MESSAGES, "/v1/messages/count_tokens"})
@@ -62,6 +65,23 @@ class _Run:
     busy: int = 0
     large: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _MAX_LARGE))
     runner: web.AppRunner = field(init=False)
+    server: asyncio.Server | None = None
+
+
+class _Guest(asyncio.Protocol):
+    """A new connection: handed to the HTTP server while there is room, else closed at once."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        if len(self._server.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        handler = self._server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 class ModelGateway:
@@ -83,12 +103,14 @@ class ModelGateway:
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", "/{path:.*}", partial(self._handle, run))
         run.runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.02, auto_decompress=False
-        )
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.02, auto_decompress=False,
+            keepalive_timeout=_IDLE,
+        )  # fmt: skip
         try:
             await run.runner.setup()
             run.socket.unlink(missing_ok=True)  # of a host that was killed
-            await web.UnixSite(run.runner, run.socket).start()
+            guest = partial(_Guest, cast(web.Server, run.runner.server))
+            run.server = await asyncio.get_running_loop().create_unix_server(guest, run.socket)
             run.socket.chmod(0o666)  # the agent has another uid; the folder above keeps others out
         except OSError as e:
             await self.close(run_id)
@@ -97,6 +119,8 @@ class ModelGateway:
     async def close(self, run_id: str) -> None:
         """Stop listening and break off what is in flight; a run without a socket is no error."""
         if run := self._runs.pop(run_id, None):
+            if run.server:
+                run.server.close()
             await run.runner.cleanup()
             run.socket.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What may be asked of the model's API: a request is parsed and built anew from an allowlist, else refused.
+"""What may be asked of the model's API: a request is parsed, held against an allowlist and written anew, or refused.
 
 Anything that makes the provider fetch, run or keep something (url sources, files, MCP connector, code
 execution, containers) would leave past every network rule of the sandbox, so unknown means no.
@@ -35,7 +35,7 @@ BETAS = frozenset(
 _WRITER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 MAX_VALUES = 1_000_000  # of one request: 32 MiB of empty lists would take a gigabyte here; a context holds fewer
 
-Check = Callable[[Any], Any]  # a parsed value -> the value built anew
+Check = Callable[[Any], None]  # looks at a parsed value; raises _No
 
 
 class _No(Exception):
@@ -51,12 +51,13 @@ class _No(Exception):
 
 
 def rebuild(body: bytes, *, search: bool) -> bytes:
-    """The request, built anew; `search` allows server-side web search. Raises Refused, naming place and word."""
+    """The request, written anew; `search` allows server-side web search. Raises Refused, naming place and word."""
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise Refused(f"body: more than {MAX_VALUES} values")
     try:
         asked = json.loads(body)
-        return _WRITER.encode((_WITH_SEARCH if search else _PLAIN)(asked)).encode()
+        (_WITH_SEARCH if search else _PLAIN)(asked)
+        return _WRITER.encode(asked).encode()
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise Refused("body: is not JSON") from None
     except _No as no:
@@ -77,10 +78,9 @@ def _name(word: object) -> str:
 
 
 def _of(*kinds: type) -> Check:
-    def check(value: Any) -> Any:
+    def check(value: Any) -> None:
         if type(value) not in kinds:  # not isinstance: True is no number here
             raise _No(f"{type(value).__name__} is not allowed")
-        return value
 
     return check
 
@@ -88,31 +88,28 @@ def _of(*kinds: type) -> Check:
 def _like(pattern: str) -> Check:
     fits = re.compile(pattern, re.ASCII).fullmatch
 
-    def check(value: Any) -> Any:
+    def check(value: Any) -> None:
         if not isinstance(value, str) or not fits(value):
             raise _No(f"{_name(value)!r} is not allowed")
-        return value
 
     return check
 
 
 def _each(item: Check) -> Check:
-    def check(value: Any) -> Any:
+    def check(value: Any) -> None:
         if not isinstance(value, list):
             raise _No("is no list")
-        built: list[Any] = []
-        try:
-            for v in value:
-                built.append(item(v))  # its length names the place of a refusal
-        except _No as no:
-            raise no.at(len(built)) from None
-        return built
+        for place, v in enumerate(value):
+            try:
+                item(v)
+            except _No as no:
+                raise no.at(place) from None
 
     return check
 
 
 def _text_or(other: Check) -> Check:
-    return lambda value: value if isinstance(value, str) else other(value)
+    return lambda value: None if isinstance(value, str) else other(value)
 
 
 def _or_null(other: Check) -> Check:
@@ -120,18 +117,16 @@ def _or_null(other: Check) -> Check:
 
 
 def _record(fields: dict[str, Check]) -> Check:
-    def check(value: Any) -> Any:
+    def check(value: Any) -> None:
         if not isinstance(value, dict):
             raise _No("is no object")
-        built: dict[str, Any] = {}
         for key, v in value.items():
             if key not in fields:
                 raise _No(f"{_name(key)!r} is not allowed")
             try:
-                built[key] = fields[key](v)
+                fields[key](v)
             except _No as no:
                 raise no.at(key) from None
-        return built
 
     return check
 
@@ -140,11 +135,11 @@ def _tagged(kinds: dict[str, dict[str, Check]]) -> Check:
     """An object whose `type` says which fields it may have."""
     records = {kind: _record({"type": _TEXT, **fields}) for kind, fields in kinds.items()}
 
-    def check(value: Any) -> Any:
+    def check(value: Any) -> None:
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str) or kind not in records:
             raise _No(f"type {_name(kind)!r} is not allowed")
-        return records[kind](value)
+        records[kind](value)
 
     return check
 
@@ -205,10 +200,10 @@ _SEARCH_TOOL = _record(
 _EFFORT = _record({"effort": _TEXT})
 
 
-def _search_or_custom_tool(value: Any) -> Any:
+def _search_or_custom_tool(value: Any) -> None:
     kind = value.get("type") if isinstance(value, dict) else None
     search = isinstance(kind, str) and kind.startswith("web_search_")
-    return (_SEARCH_TOOL if search else _CUSTOM_TOOL)(value)
+    (_SEARCH_TOOL if search else _CUSTOM_TOOL)(value)
 
 
 def _tool_changes(tool: Check) -> dict[str, dict[str, Check]]:

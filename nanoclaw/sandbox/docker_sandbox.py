@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_THREADS = 8  # one hears events, the others carry calls; a start takes 0.2 s of one
+_THREADS = 8  # one hears events, one may build the image, the others carry calls; a start takes 0.2 s of one
 _LOOK_AGAIN = 30.0  # seconds after which a container is looked at though no event came
 _LOG_BYTES = 4096
 _KILLED = 128 + 9
@@ -49,12 +49,18 @@ class DockerSandbox:
         self._connecting = threading.Lock()
         self._client: DockerClient | None = None
         self._engine: Engine | None = None
+        self._imaging: asyncio.Task[str] | None = None
         self._deaths = _Deaths(partial(self._call, _events, install_id), self._pool)
 
     async def image(self) -> str:
-        """The id of the current agent image; builds it, with progress, when it is missing or stale."""
-        loop = asyncio.get_running_loop()
-        return await self._call(self._ensure_image, partial(_tell, loop, self._progress))
+        """The id of the current agent image; builds it, with progress, when it is missing or stale.
+
+        Who asks while a build runs shares it and its end, also after its asker was cancelled: one thread builds.
+        """
+        if self._imaging is None or self._imaging.done():
+            tell = partial(_tell, asyncio.get_running_loop(), self._progress)
+            self._imaging = asyncio.create_task(self._call(self._ensure_image, tell), name="image")
+        return await asyncio.shield(self._imaging)
 
     async def probe(self) -> Engine:
         """What the engine can enforce."""
@@ -96,6 +102,8 @@ class DockerSandbox:
 
     async def stop(self) -> None:
         """End the threads. Containers live on: the next host adopts or removes them."""
+        if self._imaging:
+            self._imaging.cancel()
         await self._deaths.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._forget()

@@ -5,6 +5,7 @@ import gc
 import os
 import stat
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -455,6 +456,34 @@ async def test_the_engines_own_word_on_its_limits(sandbox: DockerSandbox) -> Non
 async def test_the_image_is_known_by_its_id(sandbox: DockerSandbox, agent_image: str) -> None:
     """The adapter names the image that was built, never a tag."""
     assert await sandbox.image() == agent_image
+
+
+async def test_a_build_takes_one_thread(
+    sandbox: DockerSandbox, make_spec: Make, with_script: WithScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many who want the image at once share one build, also of an asker who left; containers open and close beside."""
+    begun, go, builds = asyncio.Event(), threading.Event(), []
+
+    def slow(*args: object, progress: Callable[[str], None], **kwargs: object) -> str:
+        builds.append(args)
+        progress("building")
+        go.wait(30)
+        return f"sha256:{len(builds)}"
+
+    monkeypatch.setattr("nanoclaw.sandbox.image.ensure_image", slow)
+    sandbox._progress = lambda line: begun.set()
+    specs = [with_script(make_spec(f"g{n}"), FOREVER) for n in range(8)]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        first = group.create_task(sandbox.image())
+        await begun.wait()
+        first.cancel()
+        asking = [group.create_task(sandbox.image()) for _ in range(20)]
+        containers = await asyncio.gather(*map(sandbox.open, specs))
+        await asyncio.gather(*map(sandbox.close, containers))
+        assert not any(task.done() for task in asking)
+        go.set()
+    assert {task.result() for task in asking} == {"sha256:1"}
+    assert await sandbox.image() == "sha256:2"
 
 
 def test_the_runs_files_are_the_agents_to_use_and_no_more(make_spec: Make, home: Home) -> None:
