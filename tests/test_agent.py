@@ -17,6 +17,8 @@ from agent import cli, forward, memory
 from agent.lifeline import BUSY, IDLE, HostGone, Lifeline
 from agent.places import Places
 
+from nanoclaw.config import Config
+
 # --- the dead-man's switch ---------------------------------------------------------------------
 
 
@@ -113,6 +115,12 @@ def test_the_environment_is_fixed(places: Places) -> None:
     assert env["BASH_ENV"] == ""
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8080"
     assert not {"PYTHONPATH", "CLAUDECODE"} & env.keys()
+
+
+def test_a_long_command_ends_before_the_host_takes_it_for_a_hang(places: Places) -> None:
+    """No command may be as silent for as long as the host waits."""
+    env = cli.environment({"BASH_MAX_TIMEOUT_MS": "9999999"}, places, 8080)
+    assert int(env["BASH_MAX_TIMEOUT_MS"]) / 1000 < Config(home=Path("/")).turn_silence
 
 
 # --- the way to the gateway --------------------------------------------------------------------

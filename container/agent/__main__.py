@@ -90,6 +90,9 @@ async def _connect(places: Places, opened: Open, outbox: OutboxWriter, port: int
     env = cli.environment(os.environ, places, port)
     process = await cli.start(cli.command(places, opened, prompt), env, places)
     gc.disable()  # collecting among the many objects that the import makes would take a fifth of its time
+    from agent import quick
+
+    quick.prepare()
     from agent.turns import SessionUnknown, Turns
 
     gc.freeze()

@@ -44,6 +44,7 @@ _FIXED = {
     "ENABLE_TOOL_SEARCH": "false",  # our few tools are shown at once
     "MCP_TOOL_TIMEOUT": "2400000",  # ms; above the 30 min that a tool waits for a restarting host
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": "claude-haiku-5-5",  # WebFetch summarises with it
+    "BASH_MAX_TIMEOUT_MS": "540000",  # below the host's turn_silence of 600 s: a long command is no hang
     "BASH_ENV": "",
     "ENV": "",
     "GIT_CONFIG_GLOBAL": "/dev/null",
