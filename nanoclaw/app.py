@@ -15,11 +15,11 @@ from zoneinfo import ZoneInfo
 
 from loguru import logger
 
-from nanoclaw import __version__, control, router
+from nanoclaw import __version__, control, failpoints, router
 from nanoclaw.channels import Channel
+from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, OWNER, TerminalChannel
 from nanoclaw.config import Config, read_credential
-from nanoclaw.control_sock import ControlServer, Frame, Stream
 from nanoclaw.dispatcher import Dispatcher
 from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
 from nanoclaw.gateway import CredentialKind
@@ -40,10 +40,10 @@ STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
 STAGE_LIMIT = 10.0  # seconds for each later stage of a stop
 _WATCH = 2.0  # seconds between two looks at what can change outside
 _REAP_EVERY = 15  # looks between two searches for containers of nobody
+_CHANNEL_AGAIN = 5.0  # seconds after which a channel that broke is started again
 _PLACEHOLDER = "placeholder-the-real-one-stays-with-the-host"
 # What a parked lane waits for, and which change releases it.
 _BY_CREDENTIAL = frozenset({Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA})
-_BY_ENGINE = frozenset({Cause.ENGINE, Cause.IMAGE})
 
 
 def now_ms() -> int:
@@ -150,6 +150,7 @@ class Host:
         self._started = time.monotonic()
         self._identity = (0, 0, dict[str, str]())
         self._identify(rootless=False)
+        self._looking = False  # whether somebody is asking the engine
         self._news = Pulse()
         self._zone = ZoneInfo(config.zone)
         self._terminal = TerminalChannel(lambda: self.outbox.wake(), clock)
@@ -208,7 +209,7 @@ class Host:
         await self._dispatcher.start()
         self._tg.create_task(self.outbox.run(), name="outbox")
         for channel in self._channels.values():
-            self._tg.create_task(channel.run(self._hear), name=f"channel {channel.name}")
+            self._tg.create_task(self._live(channel), name=f"channel {channel.name}")
         self._tg.create_task(self._watch(), name="watch")
         await self._control.start()
 
@@ -216,13 +217,13 @@ class Host:
         image, containers = "", dict[str, str]()
         try:
             image = await self._sandbox.image()
-            if self._engine is not None:
-                self._identify(rootless=(await self._engine.probe()).rootless)
+            await self._meet_engine()
             containers = {f.run_id: f.container for f in await self._sandbox.found() if f.running and f.image == image}
         except SandboxError as e:
             logger.error("{}", e)
             progress(str(e))
         await self._runner.adopt(image, containers)
+        self._dispatcher.count()
         await _contained(self._reap(), "reap")  # before any lane goes on: a session is open in one container
 
     async def stop(self) -> None:
@@ -231,16 +232,27 @@ class Host:
         await _stage("control socket", self._control.close())
         await _stage("running turns", self._settle(), STOP_GRACE)
         await _stage("containers", self._runner.close_all())
+        await _stage("outbox", self.outbox.drain())
         await _stage("gateway", self._gateway.aclose())
 
     async def _settle(self) -> None:
         while any(run.turns for run in self._runner.runs.values()):
             await self._news.wait(0.5)
 
+    async def _live(self, channel: Channel) -> None:
+        """A channel that breaks is started again; the others do not notice."""
+        while True:
+            try:
+                await channel.run(self._hear)
+            except Exception as e:
+                logger.opt(exception=e).error("Channel {} broke; it starts again", channel.name)
+            await asyncio.sleep(_CHANNEL_AGAIN)
+
     # --- a message --------------------------------------------------------------------------------
 
     async def _hear(self, msg: Incoming) -> None:
         heard = await self._store.write(router.hear, msg, self._clock())
+        failpoints.hit("heard")
         if heard is None:
             return
         logger.info("Heard a message on {}: {}", msg.channel, heard.verdict)
@@ -295,20 +307,30 @@ class Host:
             await self._dispatcher.release(frozenset({Cause.BUDGET}))
         if seldom:
             await self._dispatcher.retry(frozenset({Cause.DISK}))
-        await self._dispatcher.sweep(asyncio.get_running_loop().time())
-        await self._look_at_engine(reap=seldom)
+        self._dispatcher.sweep(asyncio.get_running_loop().time())
+        if not self._looking:
+            self._looking = True
+            self._spawn(self._look_at_engine(seldom=seldom), "engine")  # beside: an image may take minutes
 
-    async def _look_at_engine(self, *, reap: bool) -> None:
-        parked = set((await self._store.read(turns.parked_lanes)).values())
+    async def _look_at_engine(self, *, seldom: bool) -> None:
         try:
-            if parked & _BY_ENGINE:
-                image = await self._sandbox.image()
-                misfit = frozenset({Cause.IMAGE} if image == self._runner.misfit else ())
-                await self._dispatcher.release(_BY_ENGINE - misfit)
-            if reap:
+            parked = set((await self._store.read(turns.parked_lanes)).values())
+            if seldom or Cause.ENGINE in parked or not self._runner.swept:
                 await self._reap()
+            if Cause.ENGINE in parked:
+                await self._meet_engine()
+                await self._dispatcher.release(frozenset({Cause.ENGINE}))
+            # Seldom: a build that fails is not begun again every other second.
+            if seldom and Cause.IMAGE in parked and await self._sandbox.image() != self._runner.unfit:
+                await self._dispatcher.release(frozenset({Cause.IMAGE}))
         except SandboxError as e:
-            logger.debug("The engine is still gone: {}", e)
+            logger.debug("Still not: {}", e)
+        finally:
+            self._looking = False
+
+    async def _meet_engine(self) -> None:
+        if self._engine is not None:
+            self._identify(rootless=(await self._engine.probe()).rootless)
 
     async def _reap(self) -> None:
         """Remove containers of ours that no living run knows."""
@@ -316,6 +338,7 @@ class Host:
             if found.run_id not in {run.row.id for run in self._runner.runs.values()}:
                 logger.warning("Removed the container of run {}, which nobody knows", found.run_id)
                 await self._sandbox.close(found.container)
+        self._runner.swept = True
 
     # --- control.sock -----------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def _help(tx: Tx, asked: Asked) -> Answered:
 
 
 def _status(tx: Tx, asked: Asked) -> Answered:
-    return Answered(control.lane_status(tx, asked.group.lane))
+    return Answered(control.lane_status(tx, asked.group.lane, detailed=asked.group.is_main))
 
 
 def _stop(tx: Tx, asked: Asked) -> Answered:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nanoclaw.errors import Refused
+from nanoclaw import notices
+from nanoclaw.errors import Cause, Refused
 from nanoclaw.groups import MAIN, check_new_folder
 from nanoclaw.mailbox import Stop
 from nanoclaw.models import Group, Role, TriggerMode, TurnState
@@ -66,15 +67,15 @@ def fresh_session(tx: Tx, lane: str) -> bool:
     return run is not None
 
 
-def lane_status(tx: Tx, lane: str) -> str:
-    """A few lines for the chat: what the lane works at, what waits, what is wrong."""
+def lane_status(tx: Tx, lane: str, *, detailed: bool) -> str:
+    """A few lines for the chat: what the lane works at, what waits, what is wrong (in detail for main alone)."""
     turn = turns.current(tx, lane)
     waiting = len(messages.open_work(tx, lane))
     cause, _, detail = turns.parked(tx, lane)
     state = "idle" if turn is None else {"given": "working", "parked": "waiting for you"}.get(turn.state, "starting")
     lines = [f"I am {state}; {waiting} message(s) wait."]
     if cause:
-        lines.append(f"Parked: {cause}. {detail}".rstrip())
+        lines.append(notices.detail(Cause(cause), lane, detail) if detailed else notices.waits(Cause(cause)))
     unsent = sum(outgoing.counts(tx).values())
     if unsent:
         lines.append(f"{unsent} text(s) are not sent yet.")

@@ -16,6 +16,7 @@ from nanoclaw.store import Store, Tx, chats, messages, turns
 PROBE_MS = 60_000  # a message in a parked lane tries again, at most this often
 # One lane's answer proves that these are over for all; a budget is each group's own, an image may be older.
 _SHARED = frozenset({Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA, Cause.ENGINE})
+_GONE = 0.02  # seconds after which a lane whose run went away looks again
 _TROUBLE = 5.0  # seconds that a lane waits after a failure of ours
 
 
@@ -90,6 +91,7 @@ class Dispatcher:
         self._spawn = spawn
         self._flags: dict[str, asyncio.Event] = {}
         self._parked = False  # whether any lane may be parked: spares a read per answered turn
+        self._started = False
         self._stopping = False
         runner.on_free = self._on_free
         runner.on_end = self._on_end
@@ -99,18 +101,22 @@ class Dispatcher:
 
     def wake(self, lane: str) -> None:
         """The lane may have something to do."""
-        if self._stopping:
+        if self._stopping or not self._started:
             return
         if (flag := self._flags.get(lane)) is None:
             flag = self._flags[lane] = asyncio.Event()
             self._spawn(self._serve(lane, flag), f"lane {lane}")
         flag.set()
 
-    async def start(self) -> None:
-        """After adoption: every run takes its slot, every lane with work is woken."""
+    def count(self) -> None:
+        """Right after adoption, without a pause: every run that lives takes its slot."""
         for _ in self._runner.runs:
             self._slots.force()
-        await self.release(frozenset(Cause))
+
+    async def start(self) -> None:
+        """Every lane with work is woken; what was parked is tried once more, in silence."""
+        self._started = True
+        await self.retry(frozenset(Cause))
         for lane in await self._store.read(messages.lanes_with_work):
             self.wake(lane)
 
@@ -146,7 +152,7 @@ class Dispatcher:
     def _on_success(self) -> None:
         if self._parked:
             self._parked = False
-            self._spawn(self.release(_SHARED), "release")
+            self._spawn(self.retry(_SHARED), "retry")
 
     # --- one lane ---------------------------------------------------------------------------------
 
@@ -190,6 +196,7 @@ class Dispatcher:
             await self._go_on(lane, run, group)
         except RunGone:  # it ended between the look and the row: the turn is still open
             logger.debug("The run was gone before the turn was given")
+            await asyncio.sleep(_GONE)
         return True
 
     async def _go_on(self, lane: str, run: Run | None, group: Group) -> None:
@@ -246,9 +253,10 @@ class Dispatcher:
         if turn is None:
             return bool(await self._store.read(messages.open_work, lane))
         wait = turn.not_before - self._clock()
-        if wait > 0:
-            self._later(lane, wait / 1000)
-        return wait <= 0
+        if wait <= 0 or wait > letters.MAX_WAIT_MS:  # due, or the clock was set back
+            return True
+        self._later(lane, wait / 1000)
+        return False
 
     async def _next(self, lane: str, group: Group) -> Turn | None:
         return await self._store.read(turns.next_open, lane) or await self._claim(lane, group, lambda a: True, None)
@@ -287,11 +295,11 @@ class Dispatcher:
             oldest.closing = True
             self._spawn(self._runner.close(oldest.row.lane), f"close {oldest.row.lane}")
 
-    async def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> None:
         """Close the runs that have been idle for too long; `now` is the loop's time."""
         for run in list(self._runner.runs.values()):
             if run.free and now - run.idle_since > self._idle_timeout:
-                await self._runner.close(run.row.lane)
+                self._runner.retire(run.row.lane)
 
     async def _park(self, lane: str, cause: Cause, detail: str) -> None:
         turn = await self._store.read(turns.next_open, lane)
@@ -299,7 +307,7 @@ class Dispatcher:
             self._later(lane, _TROUBLE)
             return
         self._parked = True
-        await self._store.write(letters.failed, turn, cause, detail, self._clock())
+        await self._store.write(letters.failed, turn, cause, detail, self._clock(), quoted=False)
         self._wake_outbox()
 
     def _later(self, lane: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanoclaw import safefs
-from nanoclaw.errors import HomeError, Refused, UnsafePath
+from nanoclaw.errors import Cause, HomeError, Refused, SandboxError, UnsafePath
 from nanoclaw.mailbox import HOST_FILE
 from nanoclaw.models import Group
 from nanoclaw.sandbox import Bind
@@ -24,6 +24,8 @@ GLOBAL = "global"  # the folder whose CLAUDE.md every agent reads
 MAIN = "main"  # the main group's folder
 MEMORY_FILE = "CLAUDE.md"
 MAX_MEMORY = 256 << 10  # bytes of one CLAUDE.md that count
+QUOTA = 2 << 30  # bytes on the disk that a group's writable trees may take
+FREE_FLOOR = 1 << 30  # bytes that must be free, so that the store can still commit
 MAX_SOCKET_PATH = 107  # bytes; the kernel's limit for the name of a unix socket
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -190,6 +192,25 @@ def binds(home: Home, group: Group, lane: str, run_id: str, sockets: str, skills
         Bind(skills, "/opt/agent/plugins/nanoclaw/skills"),
         Bind(home.skills, "/opt/agent/plugins/home/skills"),
     )
+
+
+def check_room(home: Home, folder: str, lane: str) -> None:
+    """Raises SandboxError(DISK) when the disk is nearly full, or the group's writable trees are over their quota."""
+    disk = os.statvfs(home.root)
+    if disk.f_bavail * disk.f_frsize < FREE_FLOOR:
+        raise SandboxError(f"less than 1 GiB is free on the disk of {home.root}: free some room", Cause.DISK)
+    trees = (home.group_dir(folder), home.state_dir(lane) / "projects")
+    try:
+        used = sum(safefs.tree_size(tree) for tree in trees if tree.is_dir())
+    except UnsafePath as e:
+        raise SandboxError(
+            f"the files of the group {folder} cannot be counted ({e}): tidy up there", Cause.DISK
+        ) from None
+    if used > QUOTA:
+        raise SandboxError(
+            f"{trees[0]} and its sessions hold {used >> 20} MiB, more than {QUOTA >> 20}: delete what is not needed",
+            Cause.DISK,
+        )
 
 
 def read_memory(home: Home, folder: str) -> bytes:

@@ -1,5 +1,6 @@
 """What an agent's letters, and the end of its run, do to the rows: each batch is one transaction."""
 
+import re
 from dataclasses import dataclass, field
 
 from loguru import logger
@@ -10,10 +11,15 @@ from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
 from nanoclaw.models import OutKind, RunState, Turn, TurnState
 from nanoclaw.prompts import for_people
 from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
+from nanoclaw.tools import MAX_SAID
 
 MAX_RETRIES = 5  # overloads waited for, after the CLI itself gave up
 RETRY_BASE_MS = 5_000  # doubled each time
+MAX_WAIT_MS = RETRY_BASE_MS * 2**MAX_RETRIES  # no turn is ever put off for longer
 MAX_KILLS = 2  # containers that may die under one turn
+MAX_BAD = 100  # letters that an honest agent does not write, before the run is ended
+MAX_WAITING = 16  # requests of one run that may wait for their answers
+_SESSION = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 _STATUS = {
     401: Cause.CREDENTIAL,
     402: Cause.BILLING,
@@ -30,15 +36,20 @@ class Effects:
 
     hello: bool = False
     calls: list[int] = field(default_factory=list)  # requests to handle
+    refused: bool = False  # others have their answer already: a letter to be written
     ended: list[str] = field(default_factory=list)  # turns, in whatever state
+    again: dict[str, str] = field(default_factory=dict)  # turns of those that are tried again, and why
     said: bool = False  # rows for the outbox
+    bad: int = 0  # letters, or parts of them, that an honest agent does not write
     succeeded: bool = False  # a turn was answered: what was parked may go on
 
 
 def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, over_budget: bool) -> Effects:
     """Apply a batch of letters together with the offset behind it, so that each counts once."""
     effects = Effects()
-    for letter in batch:
+    for letter in _joined(batch):
+        if effects.bad > MAX_BAD:
+            break  # the run is ended for it; others want to write too
         if isinstance(letter, Hello):
             runs.hello(tx, run_id)
             effects.hello = True
@@ -52,19 +63,35 @@ def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, ov
     return effects
 
 
+def _joined(batch: list[ToHost]) -> list[ToHost]:
+    """A long reply comes in parts: they are one text again before anything is looked for in it."""
+    whole: list[ToHost] = []
+    for letter in batch:
+        last = whole[-1] if whole else None
+        if isinstance(letter, Reply) and isinstance(last, Reply) and letter.turns == last.turns:
+            whole[-1] = Reply(letter.turns, last.text + letter.text)
+        else:
+            whole.append(letter)
+    return whole
+
+
 def _request(tx: Tx, run_id: str, letter: Request, effects: Effects) -> None:
     turn = turns.get(tx, letter.turn)
     if turn is None or turn.run_id != run_id:
-        logger.warning("Set aside a request for a turn that this run was not given")
+        effects.bad += 1
     elif runs.add_request(tx, run_id, letter.n, letter.turn, letter.tool, letter.args):
-        effects.calls.append(letter.n)
+        if len(runs.unanswered(tx, run_id)) > MAX_WAITING:
+            runs.answer(tx, run_id, letter.n, False, "too many calls at once: wait for the answers to the others")
+            effects.bad += 1
+            effects.refused = True
+        else:
+            effects.calls.append(letter.n)
 
 
-def _mine(tx: Tx, run_id: str, ids: tuple[str, ...]) -> list[Turn]:
+def _mine(tx: Tx, run_id: str, ids: tuple[str, ...], effects: Effects) -> list[Turn]:
     """The named turns that this run was given; a stopped one counts as named but is not reopened."""
     found = [t for i in ids if (t := turns.get(tx, i)) is not None and t.run_id == run_id]
-    if len(found) < len(ids):
-        logger.warning("Set aside {} turn ids that this run was not given", len(ids) - len(found))
+    effects.bad += len(ids) - len(found)
     return found
 
 
@@ -75,12 +102,14 @@ def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects) -> No
     if not letter.turns:
         _unsolicited(tx, run_id, text, now, effects)
         return
-    given = [t for t in _mine(tx, run_id, letter.turns) if t.state is TurnState.GIVEN]
+    given = [t for t in _mine(tx, run_id, letter.turns, effects) if t.state is TurnState.GIVEN]
     if not given or any(outgoing.said_in_turn(tx, t.id, text) for t in given):
         return  # stopped: its late reply is dropped; or the agent had sent the same by send_message
     last = given[-1]
     quote = messages.newest_of_turn(tx, last.id)
-    part = outgoing.spoken(tx, last.id)
+    if (part := outgoing.spoken(tx, last.id)) >= 2 * MAX_SAID:
+        effects.bad += 1
+        return
     outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now, turn_id=last.id, part=part, quote=quote)
     for turn in given:
         turns.spoke(tx, turn.id)
@@ -89,15 +118,17 @@ def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects) -> No
 
 def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects) -> None:
     last = turns.last_of_run(tx, run_id)
+    effects.bad += 1  # a few may come; a stream of them is a flood
     if last is not None:
         outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now)
         effects.said = True
 
 
 def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, over_budget: bool) -> None:
-    named = _mine(tx, run_id, letter.turns)
+    named = _mine(tx, run_id, letter.turns, effects)
     run = runs.get(tx, run_id)
-    if run is not None and letter.session and run.state is not RunState.CLOSING:  # /new came in between
+    # Not after /new; and nothing that would not fit a command line, or be an option there.
+    if run is not None and named and run.state is not RunState.CLOSING and _SESSION.fullmatch(letter.session):
         turns.set_session(tx, run.lane, letter.session)
     given = [t for t in named if t.state is TurnState.GIVEN]
     effects.ended += [t.id for t in named]
@@ -109,19 +140,25 @@ def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, ove
             turns.answered_by(tx, turn.id, given[-1].id)
             effects.succeeded = True
             forget(tx, turn.lane)
-        elif letter.outcome == "stopped":
+        elif letter.outcome == "stopped" and len(given) < len(named):  # with the one that a person stopped
             turns.end(tx, turn.id, TurnState.STOPPED, now)
+        elif letter.outcome == "stopped":
+            _orphaned(tx, turn, Cause.SANDBOX, "it was interrupted, and nobody had asked for that", now)
+            effects.said = True
         else:
             cause = Cause.BUDGET if over_budget else _cause(letter)
-            failed(tx, turn, cause, letter.error, now)
+            if wait := failed(tx, turn, cause, letter.error, now):
+                effects.again[turn.id] = notices.again(cause, wait)
             effects.said = True
 
 
 def _cause(letter: TurnDone) -> Cause:
     if "credit balance" in letter.error.lower():
         return Cause.BILLING
-    if "cannot be reached" in letter.error:  # the gateway's own words, as in the next line
+    if "cannot be reached" in letter.error:  # the gateway's own words, as in the next lines
         return Cause.NETWORK
+    if letter.status == 403 and "daily limit of" in letter.error:
+        return Cause.BUDGET
     if letter.status == 403 and "through the gateway" in letter.error:
         return Cause.POLICY
     if not letter.status:
@@ -129,26 +166,31 @@ def _cause(letter: TurnDone) -> Cause:
     return _STATUS.get(letter.status, Cause.OVERLOAD if letter.status >= 500 else Cause.MODEL)
 
 
-def failed(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
-    """The model gave no answer: try again later, park the lane, or end the turn and tell it."""
+def failed(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted: bool = True) -> int:
+    """The model gave no answer: try again later, park the lane, or end the turn and tell it.
+
+    Milliseconds until the next try, 0 for none. `quoted`: an agent may have written the detail.
+    """
     logger.warning("Turn {} of {} failed: {}", turn.id, turn.lane, cause)
     patient = cause in (Cause.OVERLOAD, Cause.NETWORK, Cause.QUOTA) and turn.retries < MAX_RETRIES
-    if turn.spoke:
-        _end_told(tx, turn, cause, detail, now)
-    elif patient:
-        turns.reopen(tx, turn.id, not_before=now + RETRY_BASE_MS * 2**turn.retries, retried=True)
-    elif cause in PARKING:
+    wait = RETRY_BASE_MS * 2**turn.retries if patient and not turn.spoke else 0
+    if wait:
+        turns.reopen(tx, turn.id, not_before=now + wait, retried=True)
+    elif cause in PARKING and not turn.spoke:
         turns.reopen(tx, turn.id)
     else:
-        _end_told(tx, turn, cause, detail, now)
+        _end_told(tx, turn, cause, detail, now, quoted=quoted)
     if cause in PARKING and not patient:
-        park(tx, turn.lane, turn.chat_id, cause, detail, now)
+        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=quoted)
+    return wait
 
 
-def park(tx: Tx, lane: str, chat_id: int, cause: Cause, detail: str, now: int) -> None:
+def park(tx: Tx, lane: str, chat_id: int, cause: Cause, detail: str, now: int, *, quoted: bool) -> None:
     """The lane waits; its chat is told once, main learns the detail once."""
     turns.park(tx, lane, cause, detail[:2000], now)
-    _tell(tx, f"parked:{cause}:{lane}", chat_id, notices.waits(cause), notices.detail(cause, lane, detail), now)
+    words = notices.detail(cause, lane, detail, quoted=quoted)
+    for told, text in _told(tx, chat_id, notices.waits(cause), words).items():
+        outgoing.tell_once(tx, f"parked:{cause}:{lane}", told, text, now)
 
 
 def release(tx: Tx, lane: str) -> None:
@@ -163,21 +205,22 @@ def forget(tx: Tx, lane: str) -> None:
         outgoing.forget_notices(tx, f"parked:{cause}:{lane}")
 
 
-def _end_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
+def _end_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted: bool = False) -> None:
     turns.end(tx, turn.id, TurnState.FAILED, now, error=f"{cause}: {detail[:500]}")
-    _tell(tx, f"turn:{turn.id}", turn.chat_id, notices.failed(cause, spoke=turn.spoke),
-          notices.detail(cause, turn.lane, detail), now, turn_id=turn.id)  # fmt: skip
+    words = notices.detail(cause, turn.lane, detail, quoted=quoted)
+    told = _told(tx, turn.chat_id, notices.failed(cause, spoke=turn.spoke), words)
+    for chat_id, text in told.items():
+        of = turn.id if chat_id == turn.chat_id else ""
+        outgoing.queue(tx, chat_id, text, OutKind.NOTICE, now, turn_id=of)
 
 
-def _tell(tx: Tx, cause: str, chat_id: int, text: str, detail: str, now: int, *, turn_id: str = "") -> None:
-    """The chat gets the sentence; the detail goes to main, in the same message where the chat is main's."""
+def _told(tx: Tx, chat_id: int, text: str, detail: str) -> dict[int, str]:
+    """By chat: the sentence for the one that it concerns, the detail for main alone; one message if they are one."""
     group_id = chats.chat(tx, chat_id).group_id
     if group_id is not None and chats.group(tx, group_id).is_main:
-        outgoing.tell_once(tx, cause, chat_id, f"{text}\n{detail}", now, turn_id=turn_id)
-        return
-    outgoing.tell_once(tx, cause, chat_id, text, now, turn_id=turn_id)
-    if (main := chats.main_chat(tx)) is not None:
-        outgoing.tell_once(tx, cause, main.id, detail, now)
+        return {chat_id: f"{text}\n{detail}"}
+    main = chats.main_chat(tx)
+    return {chat_id: text} if main is None else {chat_id: text, main.id: detail}
 
 
 def end_run(tx: Tx, run_id: str, cause: Cause, detail: str, now: int) -> list[str]:
@@ -193,7 +236,7 @@ def end_run(tx: Tx, run_id: str, cause: Cause, detail: str, now: int) -> list[st
 def _orphaned(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
     if cause in PARKING and not turn.spoke:
         turns.reopen(tx, turn.id)
-        park(tx, turn.lane, turn.chat_id, cause, detail, now)
+        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=False)
     elif turn.spoke or cause is Cause.TIMEOUT:
         _end_told(tx, turn, cause, detail, now)
     elif cause is Cause.RESTART:  # our own doing: no fault of the turn

@@ -215,7 +215,7 @@ _CHECKS: dict[str, Any] = {
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 53,
     "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v >= 0,
-    "tuple[str, ...]": lambda v: isinstance(v, list) and len(v) <= 1000 and all(isinstance(x, str) for x in v),
+    "tuple[str, ...]": lambda v: isinstance(v, list) and len(v) <= 50 and all(isinstance(x, str) for x in v),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
 
@@ -289,7 +289,7 @@ class OutboxWriter:
 class OutboxReader:
     """The host's end: reads whole lines from a byte offset that the store remembers."""
 
-    BATCH: ClassVar[int] = 4 << 20  # bytes read at once, so that a flood does not hold the loop
+    BATCH: ClassVar[int] = MAX_LETTER + 1  # bytes read at once: the longest line, and little enough for the loop
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -300,9 +300,12 @@ class OutboxReader:
 
     def check(self) -> None:
         """Raises OutboxAbuse when the file is shorter than what was read of it."""
-        size = os.fstat(self._fd).st_size
-        if size < self.offset:
+        if (size := self.size()) < self.offset:
             raise OutboxAbuse(f"out.ndjson shrank from {self.offset} to {size} bytes")
+
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self._fd).st_size
 
     def read(self) -> list[bytes]:
         """The whole lines after `offset`, which moves behind them. Raises OutboxAbuse."""

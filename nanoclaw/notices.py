@@ -1,6 +1,10 @@
 """The host's own words when something went wrong: one sentence for the chat, the detail for main alone."""
 
 from nanoclaw.errors import Cause
+from nanoclaw.prompts import plain
+
+_LONGEST = 300  # characters of a detail
+_UNQUOTED = str.maketrans("«»", "''")
 
 _FAILED = {
     Cause.TIMEOUT: "Sorry, that took too long and I stopped it.",
@@ -23,6 +27,8 @@ _ADVICE = {
     Cause.NETWORK: "The model's API cannot be reached: check the connection and base_url.",
     Cause.OVERLOAD: "The model's API is overloaded.",
 }
+# Causes that the host alone can find, so that the words are its own.
+_OURS = frozenset({Cause.IMAGE, Cause.ENGINE, Cause.DISK, Cause.TIMEOUT, Cause.RESTART})
 
 
 def failed(cause: Cause, *, spoke: bool) -> str:
@@ -35,12 +41,33 @@ def failed(cause: Cause, *, spoke: bool) -> str:
     return f"{text} Please ask again."
 
 
+def again(cause: Cause, wait_ms: int) -> str:
+    """Provisional: a turn is tried once more."""
+    why = {Cause.NETWORK: "the model cannot be reached", Cause.QUOTA: "the model's limit is reached"}
+    return f"{why.get(cause, 'the model is overloaded')}; next try in {wait_ms // 1000} s"
+
+
 def waits(cause: Cause) -> str:
     """The lane is parked: nothing is lost, but nothing moves until somebody acts."""
     return _WAITS.get(cause, "I cannot work at the moment. Your message is kept; I will answer when this is mended.")
 
 
-def detail(cause: Cause, lane: str, text: str) -> str:
-    """For main: what happened and what to do."""
-    advice = _ADVICE.get(cause, "")
-    return " ".join(x for x in (f"[{lane}: {cause}]", advice, text[:500]) if x)
+def detail(cause: Cause, lane: str, text: str, *, quoted: bool = True) -> str:
+    """For main: what happened and what to do, on one line.
+
+    An agent may have written `text`, and must not speak as the host: it is quoted, unless the caller knows better.
+    """
+    text = _one_line(text)
+    if text and quoted and cause not in _OURS:
+        text = f"the agent's run said: «{unquoted(text)}»"
+    return " ".join(x for x in (f"[{lane}: {cause}]", _ADVICE.get(cause, ""), text) if x)
+
+
+def unquoted(text: str) -> str:
+    """Foreign text for between « and »: one line that can neither end the quotation nor go on for long."""
+    return _one_line(text).translate(_UNQUOTED)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(plain(text[: 10 * _LONGEST]).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

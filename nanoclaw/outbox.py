@@ -7,13 +7,14 @@ from loguru import logger
 
 from nanoclaw import failpoints
 from nanoclaw.channels import Channel
-from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused
+from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused, StoreError
 from nanoclaw.models import Outgoing, OutState
 from nanoclaw.store import Store, outgoing
 
 MAX_TRIES = 3  # refusals after which a row is dead
 RETRY_MS = 20_000  # between two tries of a refused row: three fall into a minute
 _POLL = 30.0  # seconds; a wake is the rule, this finds what a lost hint left
+_TROUBLE = 1.0  # seconds after a read that failed
 _FINAL = frozenset({OutState.SENT, OutState.DEAD, OutState.DUPLICATE})
 
 
@@ -25,7 +26,10 @@ class Outbox:
         self._channels = channels
         self._clock = clock
         self._flags = {name: asyncio.Event() for name in channels}
-        self._settled = asyncio.Condition()
+        self._waiting: dict[int, set[asyncio.Event]] = {}  # who waits for the outcome of a row
+        self._sending: set[str] = set()  # channels with a row in flight
+        self._closing = False
+        self._idle = asyncio.Event()
 
     def wake(self) -> None:
         """Rows may be due, or a channel may be connected: a hint, never the truth."""
@@ -38,23 +42,41 @@ class Outbox:
             for channel in self._channels.values():
                 tg.create_task(self._serve(channel), name=f"outbox {channel.name}")
 
+    async def drain(self) -> None:
+        """Begin no other row, and return when what is being sent has its outcome: the host stops."""
+        self._closing = True
+        while self._sending:
+            self._idle.clear()
+            await self._idle.wait()
+
     async def settled(self, out_id: int, limit: float) -> tuple[OutState, str]:
         """Where the row is once it is sent or dead, or after `limit` seconds; with its error."""
+        moved = asyncio.Event()
+        self._waiting.setdefault(out_id, set()).add(moved)
         try:
-            async with asyncio.timeout(limit), self._settled:
+            async with asyncio.timeout(limit):
                 while (found := await self._store.read(outgoing.state, out_id))[0] not in _FINAL:
-                    await self._settled.wait()
+                    await moved.wait()
+                    moved.clear()
                 return found
         except TimeoutError:
             return await self._store.read(outgoing.state, out_id)
+        finally:
+            self._waiting[out_id].discard(moved)
+            if not self._waiting[out_id]:
+                del self._waiting[out_id]
 
     async def _serve(self, channel: Channel) -> None:
         flag = self._flags[channel.name]
         while True:
             flag.clear()
-            while await self.tick(channel):
-                pass
-            await self._rest(channel.name, flag)
+            try:
+                while await self.tick(channel):
+                    pass
+                await self._rest(channel.name, flag)
+            except StoreError as e:
+                logger.error("{}", e)
+                await asyncio.sleep(_TROUBLE)
 
     async def _rest(self, channel: str, flag: asyncio.Event) -> None:
         due = await self._store.read(outgoing.next_try, channel)
@@ -68,14 +90,18 @@ class Outbox:
     async def tick(self, channel: Channel) -> bool:
         """Send the next row that is due; False when there is none or the channel is not connected."""
         row = await self._store.read(outgoing.next_due, channel.name, self._clock())
-        if row is None:
+        if row is None or self._closing:
             return False
-        await self._store.insist(outgoing.sending, row.id)
-        failpoints.hit("sending")
-        going = await self._send(channel, row)
-        async with self._settled:
-            self._settled.notify_all()
-        return going
+        self._sending.add(channel.name)
+        try:
+            await self._store.insist(outgoing.sending, row.id)
+            failpoints.hit("sending")
+            return await self._send(channel, row)
+        finally:
+            self._sending.discard(channel.name)
+            self._idle.set()
+            for moved in self._waiting.get(row.id, ()):
+                moved.set()
 
     async def _send(self, channel: Channel, row: Outgoing) -> bool:
         try:

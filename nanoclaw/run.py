@@ -3,9 +3,10 @@
 import asyncio
 from dataclasses import dataclass, field, replace
 
+from nanoclaw import notices
 from nanoclaw.errors import Cause, NanoClawError
 from nanoclaw.mailbox import LetterError, OutboxReader, Prompt, ToHost, decode_to_host
-from nanoclaw.models import Authority, Group, RunRow, RunState, Turn, TurnState
+from nanoclaw.models import Authority, Chat, Group, RunRow, RunState, Turn, TurnState
 from nanoclaw.sandbox import Death, Exit
 from nanoclaw.store import Tx, runs, turns
 
@@ -25,19 +26,22 @@ class Run:
     stopping: dict[str, asyncio.Event] = field(default_factory=dict)
     delivered: int = 0  # number of the last letter whose file is there
     bad: int = 0
-    closing: bool = False
+    closing: bool = field(init=False)
     end: tuple[Cause, str] | None = None  # why we ended it ourselves
     heard: bool = False  # the agent has said something
     greeted: bool = field(init=False)  # it has said Hello, so it speaks our protocol
     gone: bool = False  # its container has ended; letters may still be unread
-    last_alive: float = 0.0  # loop time, as the next three
+    last_alive: float = 0.0  # loop time, as the next four
     last_sign: float = 0.0  # of progress within a turn
     busy_since: float = 0.0
     idle_since: float = 0.0
+    measured: float = 0.0  # when the disk that it uses was looked at
+    chats: dict[int, Chat] = field(default_factory=dict)  # where it is shown; read once
     died: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.greeted = self.row.state is RunState.ALIVE
+        self.greeted = self.row.state is not RunState.STARTING
+        self.closing = self.row.state is RunState.CLOSING  # adopted after /new
 
     @property
     def free(self) -> bool:
@@ -89,4 +93,9 @@ def obituary(end: Exit, memory_mb: int) -> str:
     if end.death is Death.MEMORY:
         return f"the container went over its {memory_mb} MB of memory"
     words = {Death.KILLED: "the container was killed", Death.REMOVED: "somebody removed the container"}
-    return words.get(end.death, f"the container ended with code {end.code}: {end.log[-300:]}".rstrip(": "))
+    return words.get(end.death, f"the container ended with code {end.code}{_last(end.log)}")
+
+
+def _last(log: str) -> str:
+    """What the container printed last; an agent may have written it, so it is quoted."""
+    return f"; it printed last: «{notices.unquoted(log[-200:])}»" if log.strip() else ""

@@ -4,36 +4,22 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loguru import logger
 
 from nanoclaw import failpoints, letters
-from nanoclaw.errors import Cause, SandboxError, UnsafePath
+from nanoclaw.errors import Cause, SandboxError, StoreError, UnsafePath
 from nanoclaw.gateway import Gateway
-from nanoclaw.groups import Home, binds, make_group, make_run, read_memory, remove_run
-from nanoclaw.mailbox import (
-    HOST_EVERY,
-    HOST_FILE,
-    MAX_OUTBOX,
-    Alive,
-    Event,
-    Hello,
-    LetterError,
-    OutboxAbuse,
-    OutboxReader,
-    ProtocolMismatch,
-    ToHost,
-    Watch,
-    decode_to_host,
-    put_letter,
-)
+from nanoclaw.groups import Home, binds, check_room, make_group, make_run, read_memory, remove_run
+from nanoclaw.listener import Listener
+from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, Watch, put_letter
 from nanoclaw.meter import DayMeter
 from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn
 from nanoclaw.outbox import Outbox
-from nanoclaw.run import Run, RunGone, begin, decoded, give, obituary
+from nanoclaw.run import Run, RunGone, begin, give, obituary
 from nanoclaw.sandbox import Death, Exit, Sandbox, Spec
 from nanoclaw.store import Store, chats, runs, turns
 from nanoclaw.store.runs import Call
@@ -42,9 +28,8 @@ from nanoclaw.tools import Tools
 ALIVE_LIMIT = 35.0  # seconds without an Alive letter: three of them are missing
 START_LIMIT = 60.0  # seconds until the first one; a cold start takes about one
 STOP_LIMIT = 1.5  # seconds after a Stop letter until the container is killed
-MAX_BAD = 100  # letters that cannot be read before the run is ended
+ROOM_EVERY = 60.0  # seconds between two looks at the disk that a run uses
 _ENGINE_RETRY = 1.0  # seconds between two questions to an engine that is gone
-_SHOWN = {x.value: x for x in Show}
 
 
 @dataclass(frozen=True)
@@ -83,14 +68,16 @@ class Runner:
         self._sandbox = sandbox
         self._gateway = gateway
         self._meter = meter
-        self._tools = tools
         self._outbox = outbox
-        self._show = show
         self._settings = settings
         self._clock = clock
         self._spawn = spawn
         self._image = ""  # as of the last start of a container
-        self.misfit = ""  # an image whose agent speaks another protocol: not to be tried again
+        self.unfit = ""  # an image whose agent speaks another protocol: not to be tried again
+        self.swept = False  # whether the engine's containers were compared with our runs since the start
+        self._listener = Listener(
+            store=store, meter=meter, tools=tools, outbox=outbox, show=show, clock=clock, spawn=spawn, hands=self
+        )
         self.runs: dict[str, Run] = {}
         # The dispatcher's ears: a lane can go on; a run is over; a turn was answered.
         self.on_free: Callable[[str], None] = lambda lane: None
@@ -112,7 +99,10 @@ class Runner:
 
     async def open(self, group: Group, turn: Turn) -> Run:
         """A new run of the turn's lane with the turn as its first prompt; the container starts behind it."""
+        if not self.swept:  # a container of an earlier life may have this session open
+            raise SandboxError("the engine did not say yet which containers it has", Cause.ENGINE)
         self._image = await self._sandbox.image()
+        await asyncio.to_thread(check_room, self._home, group.folder, turn.lane)
         user = self._settings.identity()
         make_group(self._home, group.folder, *user)  # before the fingerprint: it makes the first CLAUDE.md
         row = RunRow(
@@ -147,11 +137,11 @@ class Runner:
         if not run.turns:
             run.busy_since = run.last_sign
         run.turns.append(given)
-        await self._deliver(run)
-        await self._tell(given, Show.TAKEN)
+        await self.deliver(run)
+        await self._listener.tell(run, given, Show.TAKEN)
         logger.info("Gave turn {} to run {}", turn.id, run.row.id)
 
-    async def _deliver(self, run: Run) -> None:
+    async def deliver(self, run: Run) -> None:
         """Write the files of letters that are rows already; what is there is left as it is."""
         for n, letter in await self._store.read(runs.letters, run.row.id, run.delivered):
             put_letter(self._home.inbox(run.row.id), n, letter)
@@ -171,19 +161,16 @@ class Runner:
         for run, calls in adopted:  # without a pause: none may end before the dispatcher has counted it
             self.runs[run.row.lane] = run
             for call in calls:
-                self._spawn(self._answer(run, call.n), f"tool of {run.row.id}")
+                self._spawn(self._listener.answer(run, call.n), f"tool of {run.row.id}")
             self._spawn(self._life(run), f"run {run.row.id}")
+            if run.closing:
+                self.retire(run.row.lane)
             logger.info("Adopted run {} of lane {}", run.row.id, run.row.lane)
 
     async def _give_up(self, row: RunRow) -> None:
         """End a run that cannot be adopted; what it had answered before it died is not asked again."""
         try:
-            with closing(OutboxReader(self._home.outbox(row.id), row.offset)) as reader:
-                while lines := reader.read():
-                    batch = [x for line in lines if (x := decoded(line)) is not None]
-                    await self._store.write(
-                        letters.apply, row.id, batch, reader.offset, self._clock(), over_budget=False
-                    )
+            await self._listener.last_words(row.id, OutboxReader(self._home.outbox(row.id), row.offset))
         except Exception as e:  # the boundary of one run: whatever it left behind, the host starts
             logger.warning("The last letters of run {} could not be taken: {}", row.id, type(e).__name__)
         await self._store.write(letters.end_run, row.id, Cause.RESTART, "the host restarted", self._clock())
@@ -210,7 +197,9 @@ class Runner:
 
     def _new_run(self, row: RunRow, group: Group, reader: OutboxReader, given: list[Turn]) -> Run:
         now = self._loop_time()
-        return Run(row, group, reader, given, last_alive=now, last_sign=now, busy_since=now, idle_since=now)
+        return Run(
+            row, group, reader, given, last_alive=now, last_sign=now, busy_since=now, idle_since=now, measured=now
+        )
 
     # --- the life of one run --------------------------------------------------------------------
 
@@ -231,20 +220,20 @@ class Runner:
     async def _live(self, run: Run) -> Exit:
         await self._meter.open(run.row.id, run.row.group_id, run.group.limits.tokens_per_day)
         await self._gateway.open(run.row.id, self._home.sockets(run.row.sockets), search=run.group.is_main)
-        await self._deliver(run)
+        await self.deliver(run)
         for turn in run.turns:
-            await self._tell(turn, Show.TAKEN)
+            await self._listener.tell(run, turn, Show.TAKEN)
         if not run.row.container:
             container = await self._sandbox.open(self._spec(run, self._image))
             failpoints.hit("container")
             await self._store.write(runs.set_container, run.row.id, container)
             run.row = replace(run.row, container=container)
         if run.end is not None:  # it was closed while it started
-            await self._kill(run, *run.end)
+            await self.kill(run, *run.end)
         watch = Watch(self._home.outbox(run.row.id))
         try:
             async with asyncio.TaskGroup() as tg:
-                tg.create_task(self._follow(run, watch), name="follow")
+                tg.create_task(self._listener.follow(run, watch), name="follow")
                 pulse = tg.create_task(self._pulse(run), name="pulse")
                 end = await self._death(run)
                 pulse.cancel()
@@ -281,110 +270,34 @@ class Runner:
                     return Exit(Death.REMOVED, -1)
                 await asyncio.sleep(_ENGINE_RETRY)
 
-    async def _follow(self, run: Run, watch: Watch) -> None:
-        """Take letters until the container is gone, and then what it said last."""
-        try:
-            while True:
-                gone = run.gone
-                if await self._take(run):
-                    continue
-                if gone:
-                    return
-                await watch.wait()
-        except OutboxAbuse as e:
-            await self._kill(run, Cause.POLICY, str(e))
-
-    async def _take(self, run: Run) -> bool:
-        """Take the letters that are there: events are shown, all others are one transaction with the offset."""
-        lines = run.reader.read()
-        run.heard = run.heard or bool(lines)
-        durable: list[ToHost] = []
-        for line in lines:
-            letter = await self._decoded(run, line)
-            run.greeted = run.greeted or isinstance(letter, Hello)
-            if isinstance(letter, Alive):
-                run.last_alive = self._loop_time()
-            elif isinstance(letter, Event):
-                await self._event(run, letter)
-            elif letter is not None:
-                durable.append(letter)
-        if durable:
-            await self._apply(run, durable)
-        if run.reader.offset > MAX_OUTBOX and not run.closing:
-            self.retire(run.row.lane)
-        return bool(lines)
-
-    async def _decoded(self, run: Run, line: bytes) -> ToHost | None:
-        try:
-            return decode_to_host(line)
-        except LetterError as e:
-            if isinstance(e, ProtocolMismatch) and not run.greeted:
-                self.misfit = self._image
-                await self._kill(run, Cause.IMAGE, f"the agent image does not fit this program: {e}")
-                return None
-            run.bad += 1
-            logger.warning("Set aside a letter: {}", e)
-            if run.bad > MAX_BAD:
-                await self._kill(run, Cause.POLICY, f"more than {MAX_BAD} letters that cannot be read")
-        return None
-
-    async def _event(self, run: Run, event: Event) -> None:
-        run.last_sign = self._loop_time()
-        turn = next((t for t in run.turns if t.id == event.turn), None)
-        if turn is not None and event.what in _SHOWN:
-            await self._tell(turn, _SHOWN[event.what], event.text)
-
-    async def _apply(self, run: Run, batch: list[ToHost]) -> None:
-        over = bool(self._meter.refusal(run.row.id))
-        failpoints.hit("apply")
-        effects = await self._store.insist(
-            letters.apply, run.row.id, batch, run.reader.offset, self._clock(), over_budget=over
-        )
-        failpoints.hit("applied")
-        run.last_alive = run.last_sign = self._loop_time()
-        if effects.said:
-            self._outbox.wake()
-        for n in effects.calls:
-            self._spawn(self._answer(run, n), f"tool {n} of {run.row.id}")
-        if effects.ended:
-            await self._ended(run, effects.ended)
-        if effects.succeeded:
-            self.on_success()
-
-    async def _ended(self, run: Run, ids: list[str]) -> None:
-        for turn in [t for t in run.turns if t.id in ids]:
-            await self._tell(turn, Show.ENDED)
-        run.turns = await self._store.read(turns.of_run, run.row.id)
-        for turn_id in ids:
-            if (done := run.stopping.pop(turn_id, None)) is not None:
-                done.set()
-        if not run.turns:
-            run.idle_since = self._loop_time()
-            if run.closing:
-                self._spawn(self.close(run.row.lane), f"close {run.row.lane}")
-        self.on_free(run.row.lane)
-
-    async def _answer(self, run: Run, n: int) -> None:
-        call = await self._store.read(runs.request, run.row.id, n)
-        if call is not None:
-            await self._tools.handle(call)
-            if not run.died.is_set():
-                await self._deliver(run)
-
     async def _pulse(self, run: Run) -> None:
         """The host is alive, so says the file; is the agent?"""
         while True:
-            (self._home.inbox(run.row.id) / HOST_FILE).touch()
+            with suppress(OSError):  # a full disk, say: the next round writes what is missing
+                (self._home.inbox(run.row.id) / HOST_FILE).touch()
+                await self.deliver(run)
             await self._check(run, self._loop_time())
+            await self._check_room(run, self._loop_time())
             await asyncio.sleep(HOST_EVERY)
 
     async def _check(self, run: Run, now: float) -> None:
-        if now - run.last_alive > (ALIVE_LIMIT if run.heard else START_LIMIT):
-            await self._kill(run, Cause.SANDBOX, "the agent gave no sign of life")
+        if run.end is not None:  # the engine did not do it when it was asked first
+            await self.kill(run, *run.end)
+        elif now - run.last_alive > (ALIVE_LIMIT if run.heard else START_LIMIT):
+            await self.kill(run, Cause.SANDBOX, "the agent gave no sign of life")
         elif run.turns and now - run.last_sign > self._settings.turn_silence:
-            await self._kill(run, Cause.TIMEOUT, f"no progress for {self._settings.turn_silence:.0f} s")
+            await self.kill(run, Cause.TIMEOUT, f"no progress for {self._settings.turn_silence:.0f} s")
         elif run.turns and now - run.busy_since > self._settings.turn_timeout:
-            await self._kill(run, Cause.TIMEOUT, f"longer than {self._settings.turn_timeout:.0f} s")
+            await self.kill(run, Cause.TIMEOUT, f"longer than {self._settings.turn_timeout:.0f} s")
+
+    async def _check_room(self, run: Run, now: float) -> None:
+        if run.end is not None or now - run.measured < ROOM_EVERY:
+            return
+        run.measured = now
+        try:
+            await asyncio.to_thread(check_room, self._home, run.group.folder, run.row.lane)
+        except SandboxError as e:
+            await self.kill(run, e.cause, str(e))
 
     # --- closing --------------------------------------------------------------------------------
 
@@ -396,13 +309,13 @@ class Runner:
             return
         done = run.stopping.setdefault(turn_id, asyncio.Event())
         run.turns.remove(turn)
-        await self._deliver(run)
-        await self._tell(turn, Show.ENDED)
         try:
+            await self.deliver(run)
+            await self._listener.tell(run, turn, Show.ENDED)
             async with asyncio.timeout(STOP_LIMIT):
                 await done.wait()
-        except TimeoutError:
-            await self._kill(run, Cause.RESTART, "stopped")
+        except (TimeoutError, OSError, StoreError):  # it did not hear, or could not be told
+            await self.kill(run, Cause.RESTART, "stopped")
 
     def retire(self, lane: str) -> None:
         """The lane's run takes no more turns and ends when it is idle."""
@@ -416,7 +329,7 @@ class Runner:
         run = self.runs.get(lane)
         if run is not None:
             run.closing = True
-            await self._kill(run, Cause.RESTART, "closed")
+            await self.kill(run, Cause.RESTART, "closed")
             await run.died.wait()
 
     async def close_all(self) -> None:
@@ -425,7 +338,13 @@ class Runner:
             for lane in list(self.runs):
                 tg.create_task(self.close(lane), name=f"close {lane}")
 
-    async def _kill(self, run: Run, cause: Cause, detail: str) -> None:
+    async def misfit(self, run: Run, detail: str) -> None:
+        """Its image speaks another protocol: end the run, and do not try that image again."""
+        self.unfit = self._image
+        await self.kill(run, Cause.IMAGE, detail)
+
+    async def kill(self, run: Run, cause: Cause, detail: str) -> None:
+        """End the run for this cause (the first one counts); the rest follows from its container's death."""
         run.end = run.end or (cause, detail)
         run.closing = True
         if run.row.container:
@@ -441,9 +360,9 @@ class Runner:
         logger.info("Run {} ended: {} ({})", run.row.id, cause, detail)
         try:
             for turn in run.turns:
-                await self._tell(turn, Show.ENDED)
+                await self._listener.tell(run, turn, Show.ENDED)
             await self._gateway.close(run.row.id)
-            await self._kill(run, cause, detail)
+            await self.kill(run, cause, detail)
         except Exception as e:  # whatever stayed behind: the lane goes on, the slot is free
             logger.opt(exception=e).error("Run {} could not be cleared away", run.row.id)
         self._meter.close(run.row.id)
@@ -456,9 +375,6 @@ class Runner:
         if ids:
             self._outbox.wake()
         self.on_end(run.row.lane)
-
-    async def _tell(self, turn: Turn, show: Show, text: str = "") -> None:
-        self._show(await self._store.read(chats.chat, turn.chat_id), Progress(turn.id, show, text))
 
     def _loop_time(self) -> float:
         return asyncio.get_running_loop().time()

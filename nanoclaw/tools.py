@@ -12,6 +12,7 @@ from nanoclaw.prompts import for_people
 from nanoclaw.store import Store, Tx, outgoing, runs, turns
 from nanoclaw.store.runs import Call
 
+MAX_SAID = 50  # messages of one turn; what is more is no report but a flood
 DELIVERY_WAIT = 30.0  # seconds that a tool waits for the other side's acknowledgement
 
 
@@ -30,8 +31,10 @@ class Tools:
                 out_id = await self._store.insist(act, call, self._clock())
                 failpoints.hit("acted")
                 self._outbox.wake()
+            elif call.outgoing_id is None:
+                return  # refused when it was read
             else:
-                out_id = call.outgoing_id or 0
+                out_id = call.outgoing_id
             ok, text = _delivery(*await self._outbox.settled(out_id, DELIVERY_WAIT))
         except Refused as e:
             ok, text = False, str(e)
@@ -56,7 +59,8 @@ def _send_message(tx: Tx, turn: Turn, call: Call, now: int) -> int:
     text = call.args.get("text")
     if not isinstance(text, str) or not (said := for_people(text)):
         raise Refused("send_message needs a text that is not empty")
-    part = outgoing.spoken(tx, turn.id)
+    if (part := outgoing.spoken(tx, turn.id)) >= MAX_SAID:
+        raise Refused(f"this turn has sent {MAX_SAID} messages: put the rest into your final answer")
     return outgoing.queue(tx, turn.chat_id, said, OutKind.REPLY, now, turn_id=turn.id, part=part)
 
 

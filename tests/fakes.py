@@ -20,8 +20,8 @@ from typing import Any
 
 from nanoclaw import app, control, store
 from nanoclaw.channels import Hear
+from nanoclaw.channels.control_sock import connect
 from nanoclaw.config import Config
-from nanoclaw.control_sock import connect
 from nanoclaw.errors import NotConnected, SandboxError
 from nanoclaw.models import Chat, Group, Incoming, Outgoing, Progress, Role, Sender, Sent, TriggerMode
 from nanoclaw.sandbox import Death, Exit, Found, Spec
@@ -80,6 +80,7 @@ class ProcessSandbox:
         self.image_id = "image-1"
         self.fault: SandboxError | None = None  # of every call: the engine is gone, say
         self.open_faults: deque[SandboxError] = deque()  # of the next opens
+        self.close_faults: deque[SandboxError] = deque()  # and closes
         self.opened: list[Spec] = []
         self.agent: list[str] | None = None  # another program than the scripted agent
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -123,6 +124,8 @@ class ProcessSandbox:
 
     async def close(self, container: str) -> None:
         self._check()
+        if self.close_faults:
+            raise self.close_faults.popleft()
         self.kill(container)
         (self.registry / container).unlink(missing_ok=True)
 

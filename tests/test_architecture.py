@@ -16,9 +16,9 @@ TREES = {p.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(p.read_text("
 
 # Each module imports what stands before it: in a lower layer, or earlier in its own.
 LAYERS = [
-    ["errors", "models", "mailbox", "failpoints", "notices", "schedule", "config", "safefs", "control_sock"],
-    ["prompts", "logs", "store", "groups"],
-    ["meter", "control", "outbox", "tools", "letters", "run", "runner"],
+    ["errors", "models", "mailbox", "failpoints", "schedule", "config", "safefs"],
+    ["prompts", "notices", "logs", "store", "groups"],
+    ["meter", "control", "outbox", "tools", "letters", "run", "listener", "runner"],
     ["dispatcher"],
     ["commands", "router", "scheduler"],
     ["app"],
@@ -49,10 +49,10 @@ FILE_CALLS = {
     "app": {"os.open"},  # the lock
     "cli/setup": {"read_text", "os.open", "unlink", "rename"},  # settings and credential
     "config": {"read_text"},  # settings and credential
-    "control_sock": {"unlink"},  # its own socket
+    "channels/control_sock": {"unlink"},  # its own socket
     "gateway/model": {"unlink"},  # its own sockets, in a folder that is read-only inside
     "groups": {"iterdir"},  # the home itself
-    "logs": {"os.open"},  # the log file
+    "logs": {"os.open", "unlink"},  # the log files
     # The inbox is read-only inside; out.ndjson is opened without following, and its kind is looked at.
     "mailbox": {"os.open", "rename", "read_bytes"},
     "sandbox/base": {"read_text", "write_text", "shutil.rmtree"},  # a system that debootstrap made

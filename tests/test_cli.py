@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
-from nanoclaw.control_sock import ControlServer, Frame, Stream
 from nanoclaw.models import Chat, Incoming, Outgoing, OutKind, Progress, Show
 
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
@@ -261,7 +261,7 @@ async def test_status(tmp_path: Path) -> None:
 async def test_stop_ends_the_host_and_waits(tmp_path: Path) -> None:
     """SIGTERM to the process at the other end of the socket; done when it is gone."""
     host = (
-        "import asyncio, signal\nfrom pathlib import Path\nfrom nanoclaw.control_sock import ControlServer\n"
+        "import asyncio, signal\nfrom pathlib import Path\nfrom nanoclaw.channels.control_sock import ControlServer\n"
         "async def main():\n"
         f"    server = ControlServer(Path({str(tmp_path / 'control.sock')!r}), {{}})\n"
         "    await server.start()\n"

@@ -1,6 +1,7 @@
 """/words: who may, what is answered, and what is left to do."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,13 @@ def test_new_forgets_the_session_and_retires_the_run(rows: tuple[Tx, Group]) -> 
 
 
 def test_status_names_what_is_wrong(rows: tuple[Tx, Group]) -> None:
-    """A parked lane says why."""
+    """A parked lane says so; why, and what to do, in main alone."""
     tx, group = rows
     turns.park(tx, group.lane, "billing", "pay", 1)
     answered = commands.run(tx, "status", Asked(group, Role.OWNER, 1000))
     assert answered is not None
-    assert "Parked: billing. pay" in answered.text
+    assert "is kept" in answered.text
+    assert "pay" not in answered.text
+    answered = commands.run(tx, "status", Asked(replace(group, is_main=True), Role.OWNER, 1000))
+    assert answered is not None
+    assert "check the account's billing" in answered.text

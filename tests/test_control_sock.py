@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanoclaw.control_sock import MAX_LINE, Client, ControlServer, Frame, Stream, connect
+from nanoclaw.channels.control_sock import MAX_LINE, Client, ControlServer, Frame, Stream, connect
 from nanoclaw.errors import HomeError, NanoClawError, NotRunning
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanoclaw import groups
-from nanoclaw.errors import HomeError, Refused, UnsafePath
-from nanoclaw.groups import Home, binds, make_group, make_run, open_home, read_memory, remove_run
+from nanoclaw.errors import Cause, HomeError, Refused, SandboxError, UnsafePath
+from nanoclaw.groups import Home, binds, check_room, make_group, make_run, open_home, read_memory, remove_run
 from nanoclaw.models import Group
 
 UID, GID = (10001, 10001) if os.getuid() == 0 else (os.getuid(), os.getgid())
@@ -206,3 +206,20 @@ def test_only_what_an_agent_may_change_is_writable(home: Home) -> None:
         "/opt/agent/plugins/nanoclaw/skills": False,
         "/opt/agent/plugins/home/skills": False,
     }
+
+
+def test_room_is_counted_over_all_that_the_agent_may_write(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files and its sessions together; and some of the disk is always left to the store."""
+    make_group(home, "kitchen", UID, GID)
+    make_run(home, "run1", "kitchen", "00c0ffee", UID, GID)
+    monkeypatch.setattr(groups, "QUOTA", 1 << 20)
+    check_room(home, "kitchen", "kitchen")
+    for heap in (home.group_dir("kitchen") / "heap", home.state_dir("kitchen") / "projects" / "heap"):
+        heap.write_bytes(b"x" * (700 << 10))
+    with pytest.raises(SandboxError, match="delete what is not needed") as e:
+        check_room(home, "kitchen", "kitchen")
+    assert e.value.cause is Cause.DISK
+    check_room(home, "pantry", "pantry")
+    monkeypatch.setattr(groups, "FREE_FLOOR", 1 << 62)
+    with pytest.raises(SandboxError, match="free some room"):
+        check_room(home, "pantry", "pantry")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw.control_sock import Client, Frame, connect
+from nanoclaw.channels.control_sock import Client, Frame, connect
 from nanoclaw.errors import NanoClawError
 from tests.fakes import ROOT, Hosted, ProcessSandbox, eventually, living, short_folder
 
@@ -107,7 +107,7 @@ async def died(host: asyncio.subprocess.Process) -> None:
 
 
 PLAIN = [
-    *("hearing", "claimed", "given", "letter", "letter:2", "container"),
+    *("hearing", "heard", "claimed", "given", "letter", "letter:2", "container"),
     *("apply", "applied", "apply:2", "applied:2", "sending", "sent"),
 ]
 
@@ -164,6 +164,20 @@ async def abandoned(house: House, text: str) -> None:
         await eventually(started.exists)
         host.kill()
     await died(host)
+
+
+async def test_new_counts_also_if_the_host_dies_right_behind_it(house: House) -> None:
+    """The session is given up in the rows: the old agent goes, and the next message begins afresh."""
+    host = await house.start("heard:2")
+    await house.talk("m1", "!session", until=1)
+    (old,) = house.sandbox.pids()
+    await house.talk("m2", "/new", until=3)
+    await died(host)
+    async with house.restarted():
+        await house.talk("m2", "/new", until=2)
+        await house.talk("m3", "!session", until=3)
+        assert old not in house.sandbox.pids()
+    assert [house.said[0], house.said[2]] == ["resumed nothing"] * 2
 
 
 async def test_the_living_agent_is_adopted(house: House) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from nanoclaw import letters
 from nanoclaw.errors import PARKING, Cause
-from nanoclaw.letters import MAX_RETRIES, Effects
+from nanoclaw.letters import MAX_BAD, MAX_RETRIES, MAX_WAITING, Effects
 from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
 from nanoclaw.models import Authority, Group, RunRow, RunState, Turn, TurnState
 from nanoclaw.store import Tx, runs, turns
@@ -65,7 +65,7 @@ DONE = [
     ("ok", 0, TurnState.DONE, TurnState.DONE, ""),
     ("ok", 0, TurnState.FAILED, TurnState.FAILED, ""),
     ("ok", 0, TurnState.OPEN, TurnState.OPEN, ""),
-    ("stopped", 0, TurnState.GIVEN, TurnState.STOPPED, ""),
+    ("stopped", 0, TurnState.GIVEN, TurnState.OPEN, ""),  # nobody had asked for it
     ("stopped", 0, TurnState.DONE, TurnState.DONE, ""),
     ("error", 401, TurnState.GIVEN, TurnState.PARKED, "credential"),
     ("error", 403, TurnState.GIVEN, TurnState.PARKED, "credential"),
@@ -103,6 +103,14 @@ def test_a_used_up_budget_is_not_a_bad_key(desk: Desk) -> None:
     assert turns.parked(desk.tx, desk.group.lane)[0] == Cause.BUDGET
 
 
+def test_a_budget_that_was_used_up_before_midnight_is_one(desk: Desk) -> None:
+    """Our own 403 is known by its words when the day has turned meanwhile."""
+    said = "API Error: 403 the daily limit of 5,000,000 tokens is used up; it starts again at midnight"
+    desk.turn("t")
+    desk.apply(TurnDone(("t",), "error", "", 403, said), over_budget=False)
+    assert turns.parked(desk.tx, desk.group.lane)[0] == Cause.BUDGET
+
+
 @pytest.mark.parametrize(
     ("status", "last"), [(529, TurnState.FAILED), (502, TurnState.FAILED), (429, TurnState.PARKED)]
 )
@@ -130,6 +138,43 @@ def test_merged_turns_end_together_with_one_reply(desk: Desk) -> None:
     assert row["answered_by"] == "t2"
 
 
+def test_an_interruption_that_nobody_asked_for_is_told_the_second_time(desk: Desk) -> None:
+    """The first time the turn is asked again; it is not lost in silence."""
+    desk.turn("t")
+    desk.apply(TurnDone(("t",), "stopped"))
+    assert (desk.get("t").state, desk.texts()) == (TurnState.OPEN, [])
+    turns.give(desk.tx, "t", RUN, NOW)
+    desk.apply(TurnDone(("t",), "stopped"))
+    assert desk.get("t").state is TurnState.FAILED
+    assert desk.texts()[0].startswith("Sorry")
+
+
+def test_what_was_merged_with_a_stopped_turn_is_stopped_too(desk: Desk) -> None:
+    """One person's stop ends the one prompt that both had become."""
+    desk.turn("t1", TurnState.STOPPED)
+    desk.turn("t2")
+    desk.apply(TurnDone(("t1", "t2"), "stopped"))
+    assert (desk.get("t2").state, desk.texts()) == (TurnState.STOPPED, [])
+
+
+INTERNAL = ["x <internal>secret a", "secret b", "secret c</internal> y"]
+
+
+def test_a_reply_in_parts_is_one_text(desk: Desk) -> None:
+    """What is internal stays inside wherever the cut is, and people get one message."""
+    desk.turn("t")
+    desk.apply(*(Reply(("t",), part) for part in INTERNAL), TurnDone(("t",), "ok"))
+    assert desk.texts() == ["x  y"]
+
+
+def test_parts_of_other_turns_are_other_texts(desk: Desk) -> None:
+    """Only what belongs together is joined."""
+    desk.turn("t1")
+    desk.turn("t2")
+    desk.apply(Reply(("t1",), "one"), Reply(("t2",), "two"), Reply((), "by the way"))
+    assert desk.texts() == ["one", "two", "by the way"]
+
+
 def test_letters_of_another_run_are_set_aside(desk: Desk) -> None:
     """A turn that this run was not given can be neither answered, ended nor used."""
     desk.turn("other", run="run-2")
@@ -138,7 +183,7 @@ def test_letters_of_another_run_are_set_aside(desk: Desk) -> None:
     )
     assert desk.get("other").state is TurnState.GIVEN
     assert desk.texts() == []
-    assert (effects.calls, effects.ended) == ([], [])
+    assert (effects.calls, effects.ended, effects.bad) == ([], [], 3)
 
 
 def test_a_request_counts_once(desk: Desk) -> None:
@@ -152,12 +197,40 @@ def test_a_request_counts_once(desk: Desk) -> None:
 def test_a_session_that_was_given_up_does_not_come_back(desk: Desk) -> None:
     """After /new the run is closing: what it says of its session counts no more."""
     desk.turn("t")
-    desk.apply(Hello("", ""), TurnDone((), "ok", "first"))
+    desk.turn("s")
+    desk.apply(Hello("", ""), TurnDone(("s",), "ok", "first"))
     assert turns.session(desk.tx, desk.group.lane) == "first"
     runs.closing(desk.tx, RUN)
     turns.set_session(desk.tx, desk.group.lane, "")
     desk.apply(TurnDone(("t",), "ok", "second"))
     assert turns.session(desk.tx, desk.group.lane) == ""
+
+
+@pytest.mark.parametrize("session", ["x" * 65, "x" * (1 << 20), "a\0b", "a b", " ", "é", "a/b", "--debug", "a\n"])
+def test_what_is_no_session_id_is_not_kept(desk: Desk, session: str) -> None:
+    """It would be a part of a command line; the session that was known stays."""
+    desk.turn("t")
+    turns.set_session(desk.tx, desk.group.lane, "known")
+    desk.apply(TurnDone(("t",), "ok", session))
+    assert desk.get("t").state is TurnState.DONE
+    assert turns.session(desk.tx, desk.group.lane) == "known"
+
+
+def test_the_end_of_no_turn_names_no_session(desk: Desk) -> None:
+    """Nor does the end of a turn that this run was not given."""
+    desk.turn("other", run="run-2")
+    desk.apply(TurnDone((), "ok", "session"), TurnDone(("other",), "ok", "session"))
+    assert turns.session(desk.tx, desk.group.lane) == ""
+
+
+def test_calls_over_the_limit_are_refused_at_once(desk: Desk) -> None:
+    """They are answered and counted; a flood of them is not even written down."""
+    desk.turn("t")
+    calls = [Request(n, "t", "send_message", {"text": "x"}) for n in range(1, MAX_WAITING + 3)]
+    effects = desk.apply(*calls)
+    assert (len(effects.calls), effects.refused, effects.bad) == (MAX_WAITING, True, 2)
+    desk.apply(*(Request(n, "t", "send_message", {}) for n in range(100, 1000)))
+    assert desk.tx.execute("SELECT count(*) FROM requests").fetchone()[0] == MAX_WAITING + 2 + MAX_BAD + 1
 
 
 @pytest.mark.parametrize("text", ["", "  ", "<internal>only</internal>", "\x1b[0m"])

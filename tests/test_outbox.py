@@ -78,6 +78,30 @@ async def test_a_refused_row_holds_its_chat_alone(tmp_path: Path, tx: Tx) -> Non
         assert await desk.store.read(outgoing.state, second) == (OutState.DEAD, "no")
 
 
+async def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, tx: Tx) -> None:
+    """A refused row is tried again within its minute, whatever the time is by then."""
+    queue(tx, FAMILY, "one")
+    async with at_work(tmp_path) as desk:
+        desk.channel.faults.append(SendRefused("no"))
+        assert await desk.tick()
+        assert not await desk.tick()
+        desk.now -= 3_600_000
+        assert await desk.tick()
+        assert desk.channel.texts == ["one"]
+
+
+async def test_a_drained_outbox_begins_nothing(tmp_path: Path, tx: Tx) -> None:
+    """It waits for what is under way, and for nothing else."""
+    queue(tx, FAMILY, "one", "two")
+    async with at_work(tmp_path) as desk:
+        sending = asyncio.ensure_future(desk.tick())
+        await desk.channel.until(lambda: desk.channel.tries)
+        await desk.outbox.drain()
+        assert await desk.store.read(outgoing.counts) == {"queued": 1}
+        assert await sending
+        assert not await desk.tick()
+
+
 async def test_what_was_never_known_is_sent_again_at_once_and_then_slowly(tmp_path: Path, tx: Tx) -> None:
     """Each such case is counted."""
     (row,) = queue(tx, FAMILY, "one")

@@ -73,6 +73,32 @@ async def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
         assert await store.read(keys) == ["b"]
 
 
+async def test_a_rollback_that_fails_ends_nothing(tmp_path: Path) -> None:
+    """SQLite may have rolled back by itself: the writer goes on with the next job."""
+
+    def broken(tx: Tx) -> None:
+        put(tx, "a")
+        tx.execute("ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with opened(Store(tmp_path / "db")) as store:
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await store.write(broken)
+        await store.write(put, "b")
+        assert await store.read(keys) == ["b"]
+
+
+async def test_a_read_that_fails_is_said(tmp_path: Path) -> None:
+    """As StoreError, like a write."""
+
+    def broken(tx: Tx) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with opened(Store(tmp_path / "db")) as store:
+        with pytest.raises(StoreError, match="cannot be read"):
+            await store.read(broken)
+
+
 async def test_insist_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What must not be lost is written as soon as it can be."""
     monkeypatch.setattr(store_module, "_RETRY", 0.01)

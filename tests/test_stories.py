@@ -7,8 +7,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from nanoclaw.errors import Cause, HomeError, OutcomeUnknown, SandboxError, Send
 from nanoclaw.models import Role, Show, TriggerMode, Usage
 from nanoclaw.store import ledger
 from tests.fakes import KEY, Hosted, ProcessSandbox, eventually, hosting, living, short_folder
+from tests.story import abandoned, busy, eventually_rows, states, until_parked, until_state
 
 
 @pytest.fixture
@@ -31,25 +32,6 @@ def folder() -> Iterator[Path]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at what changes outside twenty times a second."""
     monkeypatch.setattr(app, "_WATCH", 0.05)
-
-
-async def busy(host: Hosted, chat: str, text: str = "", sender: str = "Ann") -> Path:
-    """A turn that runs until the file that is returned exists."""
-    started, go = host.path(f"{chat}-started"), host.path(f"{chat}-go")
-    await host.channel.say(chat, f"!mark {started}\n{text}\n!wait {go}".replace("\n\n", "\n"), sender)
-    await eventually(started.exists)
-    return go
-
-
-async def states(host: Hosted) -> list[str]:
-    return [r["state"] for r in await host.rows("SELECT state FROM turns ORDER BY rowid")]
-
-
-async def until_state(host: Hosted, *wanted: str) -> None:
-    """Until the turns, oldest first, are in these states."""
-    async with asyncio.timeout(5):
-        while await states(host) != list(wanted):
-            await asyncio.sleep(0.01)
 
 
 # --- a message ---------------------------------------------------------------------------------
@@ -571,16 +553,6 @@ async def test_the_same_trouble_is_told_once_until_it_is_over(folder: Path, quic
         await host.channel.until(lambda: "cannot work" in host.channel.texts[-1])
 
 
-async def until_parked(host: Hosted) -> None:
-    await eventually_rows(host, "SELECT 1 FROM lanes WHERE parked <> ''")
-
-
-async def eventually_rows(host: Hosted, sql: str, *args: object) -> None:
-    async with asyncio.timeout(5):
-        while not await host.rows(sql, *args):
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize(("status", "pauses"), [(529, [5, 10, 20]), (429, [5, 10]), (503, [5])])
 async def test_overload_is_waited_for(folder: Path, status: int, pauses: list[int]) -> None:
     """Overload and quota are tried again with growing pauses, in silence, and answered in the end."""
@@ -598,6 +570,20 @@ async def test_overload_is_waited_for(folder: Path, status: int, pauses: list[in
             await host.poke("family")
         await host.channel.until(1)
         assert host.channel.texts == [f"echo: attempt {len(pauses) + 1} | hello"]
+
+
+async def test_a_clock_that_was_set_back_keeps_no_retry_waiting(folder: Path) -> None:
+    """A turn that waits for the model is tried again within its normal time."""
+    async with hosting(folder) as host:
+        await host.group("family")
+        mended = host.path("mended")
+        await host.channel.say("family", f"!unless {mended} !status 529 busy\nhello")
+        await eventually_rows(host, "SELECT 1 FROM turns WHERE retries = 1 AND state = 'open'")
+        mended.touch()
+        host.clock.advance(-3600)
+        await host.poke("family")
+        await host.channel.until(1)
+        assert host.channel.texts == ["echo: attempt 2 | hello"]
 
 
 async def test_overload_that_does_not_end_is_told(folder: Path) -> None:
@@ -726,8 +712,9 @@ async def test_order_is_kept_while_the_channel_is_away(folder: Path) -> None:
     async with hosting(folder) as host:
         await host.group("family")
         host.channel.connected = False
-        await host.channel.say("family", "!reply one\n!reply two\n!say three")
-        await eventually_rows(host, "SELECT count(*) FROM outgoing HAVING count(*) = 3")
+        for n, text in enumerate(("one", "two", "three"), 1):
+            await host.channel.say("family", f"!say {text}")
+            await eventually_rows(host, f"SELECT count(*) FROM outgoing HAVING count(*) = {n}")
         await eventually_rows(host, "SELECT 1 FROM outgoing WHERE state = 'queued' AND id = 1")
         host.channel.connected = True
         await host.poke("family")
@@ -741,7 +728,9 @@ async def test_a_refused_text_is_tried_again_and_nothing_overtakes_it(folder: Pa
     async with hosting(folder) as host:
         await host.group("family")
         host.channel.faults.extend([SendRefused("no"), SendRefused("no")])
-        await host.channel.say("family", "!reply one\n!say two")
+        await host.channel.say("family", "!say one")
+        await eventually_rows(host, "SELECT 1 FROM outgoing")
+        await host.channel.say("family", "!say two")
         for n in (1, 2):
             await host.channel.until(lambda n=n: host.channel.tries == n)
             await eventually_rows(host, "SELECT 1 FROM outgoing WHERE attempts = ? AND state = 'queued'", n)
@@ -1009,21 +998,6 @@ async def test_an_adopted_warm_run_is_used(folder: Path) -> None:
             assert host.channel.texts == before
     finally:
         sandbox.kill_all()
-
-
-@asynccontextmanager
-async def abandoned(folder: Path, sandbox: ProcessSandbox) -> AsyncIterator[Hosted]:
-    """A host that ends without stopping its containers, as if it was killed."""
-    with pytest.MonkeyPatch.context() as patch:
-        async with living(folder, sandbox) as host:
-            yield host
-            patch.setattr(app.Host, "stop", _close_doors)
-
-
-async def _close_doors(host: app.Host) -> None:
-    """What the kernel does with the sockets of a killed process."""
-    await host._control.close()
-    await host._gateway.aclose()
 
 
 async def test_a_second_host_on_the_same_home_is_refused(folder: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanoclaw.channels import Channel
+from nanoclaw.channels.control_sock import Client, ControlServer, Frame, connect
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
-from nanoclaw.control_sock import Client, ControlServer, Frame, connect
 from nanoclaw.errors import NanoClawError, NotConnected, StoreError
 from nanoclaw.models import Chat, Incoming, Outgoing, OutKind, Progress, Sender, Show
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nanoclaw.channels import Hear
-from nanoclaw.control_sock import Frame, Stream
+from nanoclaw.channels.control_sock import Frame, Stream
 from nanoclaw.errors import NanoClawError, NotConnected, SendRefused
 from nanoclaw.models import Chat, Incoming, Outgoing, Progress, Sender, Sent
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from nanoclaw import notices
+from nanoclaw.channels.control_sock import MAX_LINE, Client, connect
 from nanoclaw.cli.run import cancel_on, hosted
-from nanoclaw.control_sock import MAX_LINE, Client, connect
 from nanoclaw.errors import Cause, NanoClawError, NotRunning
 from nanoclaw.models import OutKind, Show, TurnState
 from nanoclaw.prompts import plain
@@ -208,7 +208,7 @@ def _dim(line: str) -> None:
 
 
 def _dim_progress(show: Show, text: str) -> None:
-    if show is Show.TOOL:
+    if show in (Show.TOOL, Show.RETRY):
         _dim(text)
 
 

@@ -72,8 +72,8 @@ def stop() -> None:
 
 
 async def _stop() -> None:
+    from nanoclaw.channels.control_sock import connect
     from nanoclaw.config import home_of
-    from nanoclaw.control_sock import connect
 
     async with await connect(home_of(os.environ) / "control.sock") as client:
         pid = client.host

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanoclaw.control_sock import connect
+from nanoclaw.channels.control_sock import connect
 from nanoclaw.errors import NotRunning
 from nanoclaw.prompts import plain
 

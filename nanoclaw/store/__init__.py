@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -83,11 +84,14 @@ class Store:
                 await asyncio.sleep(_RETRY)
 
     async def read(self, fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` on the reading connection; it sees every commit before this call."""
+        """Run `fn` on the reading connection; it sees every commit before this call. Raises StoreError."""
         if self._reader is None:
             raise StoreError("the store is closed")
         reader = self._reader
-        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: fn(reader, *args, **kwargs))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: fn(reader, *args, **kwargs))
+        except sqlite3.Error as e:
+            raise StoreError(f"the database cannot be read: {e}") from None
 
     def _work(self, tx: Tx) -> None:
         while (job := self._jobs.get()) is not None:
@@ -112,7 +116,7 @@ def _commit(tx: Tx, batch: list[_Job]) -> None:
         tx.execute("COMMIT")
         failpoints.hit("after-commit")
     except sqlite3.Error as e:
-        if tx.in_transaction:
+        with suppress(sqlite3.Error):  # else this thread would end, and every later write wait for ever
             tx.execute("ROLLBACK")
         fault = StoreError(f"the database cannot be written: {e}; free some disk space or check home's rights")
         answers = [(job, None, fault) for job in batch]

@@ -5,7 +5,7 @@ from nanoclaw.store import Tx, chats, new_id
 
 # The order within a chat: the host's short answers do not wait behind long replies.
 _RANK = f"CASE kind WHEN '{OutKind.COMMAND}' THEN 0 ELSE 1 END"
-WAITING = (OutState.QUEUED, OutState.SENDING, OutState.UNKNOWN)
+MAX_WAIT_MS = 60_000  # no row is ever put off for longer
 
 
 def queue(
@@ -28,7 +28,7 @@ def next_due(tx: Tx, channel: str, now: int) -> Outgoing | None:
         (channel,),
     ).fetchall()
     for row in rows:
-        if row["next_try"] <= now:
+        if row["next_try"] <= now or row["next_try"] > now + MAX_WAIT_MS:  # the clock was set back
             return _outgoing(tx, row)
     return None
 
@@ -111,12 +111,12 @@ def counts(tx: Tx) -> dict[str, int]:
     return {r["state"]: r["n"] for r in rows}
 
 
-def tell_once(tx: Tx, cause: str, chat_id: int, text: str, now: int, *, turn_id: str = "") -> None:
+def tell_once(tx: Tx, cause: str, chat_id: int, text: str, now: int) -> None:
     """Queue a notice unless this chat was told of this cause already."""
     if tx.execute(
         "INSERT INTO notices(cause, chat_id, at) VALUES(?, ?, ?) ON CONFLICT DO NOTHING", (cause, chat_id, now)
     ).rowcount:
-        queue(tx, chat_id, text, OutKind.NOTICE, now, turn_id=turn_id)
+        queue(tx, chat_id, text, OutKind.NOTICE, now)
 
 
 def forget_notices(tx: Tx, cause: str) -> None:

@@ -76,29 +76,27 @@ def get(tx: Tx, turn_id: str) -> Turn | None:
 def next_open(tx: Tx, lane: str) -> Turn | None:
     """The lane's oldest open turn, due or not: what comes behind it waits."""
     row = tx.execute(
-        "SELECT * FROM turns WHERE lane = ? AND state = ? ORDER BY created_at, rowid LIMIT 1", (lane, TurnState.OPEN)
+        "SELECT * FROM turns WHERE lane = ? AND state = ? ORDER BY rowid LIMIT 1", (lane, TurnState.OPEN)
     ).fetchone()
     return None if row is None else _turn(row)
 
 
 def of_run(tx: Tx, run_id: str) -> list[Turn]:
     """The turns that this run was given and has not ended, oldest first."""
-    rows = tx.execute(
-        "SELECT * FROM turns WHERE run_id = ? AND state = ? ORDER BY given_at, rowid", (run_id, TurnState.GIVEN)
-    )
+    rows = tx.execute("SELECT * FROM turns WHERE run_id = ? AND state = ? ORDER BY rowid", (run_id, TurnState.GIVEN))
     return [_turn(r) for r in rows]
 
 
 def last_of_run(tx: Tx, run_id: str) -> Turn | None:
     """The turn that this run was given last, in whatever state."""
-    row = tx.execute("SELECT * FROM turns WHERE run_id = ? ORDER BY given_at DESC LIMIT 1", (run_id,)).fetchone()
+    row = tx.execute("SELECT * FROM turns WHERE run_id = ? ORDER BY rowid DESC LIMIT 1", (run_id,)).fetchone()
     return None if row is None else _turn(row)
 
 
 def current(tx: Tx, lane: str) -> Turn | None:
     """What the lane works at: its oldest given turn, else its oldest open one."""
     row = tx.execute(
-        "SELECT * FROM turns WHERE lane = ? AND state IN (?, ?, ?) ORDER BY state <> ?, created_at, rowid LIMIT 1",
+        "SELECT * FROM turns WHERE lane = ? AND state IN (?, ?, ?) ORDER BY state <> ?, rowid LIMIT 1",
         (lane, TurnState.GIVEN, TurnState.OPEN, TurnState.PARKED, TurnState.GIVEN),
     ).fetchone()
     return None if row is None else _turn(row)

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nanoclaw.control_sock import Client, connect
+from nanoclaw.channels.control_sock import Client, connect
 from tests.bench import floors
 from tests.model_server import ModelServer
 

@@ -1,0 +1,151 @@
+"""An agent that writes more than anybody reads: it is ended, and no other group waits for it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanoclaw import listener, tools
+from nanoclaw.letters import MAX_BAD, MAX_WAITING
+from nanoclaw.mailbox import Alive, Event, Reply, Request, encode
+from tests.fakes import Hosted, hosting, short_folder
+from tests.story import busy, eventually_rows, forge, states
+
+HELD = 0.15  # seconds of computing after which the loop must have done something else; half of what is promised
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
+
+
+class Held:
+    """The longest time that this thread computed between two looks; what other processes take is not counted."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0.005)
+            self.longest = max(self.longest, time.thread_time() - began)
+
+
+async def flood(host: Hosted, data: bytes) -> float:
+    """One run of two is flooded; how long the loop was held until it had ended, the other group answered."""
+    held = Held()
+    watching = asyncio.ensure_future(held.watch())
+    try:
+        await forge(host, "bad", data)
+        await host.channel.say("good", "hello")
+        await host.channel.until(lambda: host.channel.to("good"))
+        await eventually_rows(host, "SELECT 1 FROM runs WHERE lane = 'bad' AND cause = 'policy'")
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+    return held.longest
+
+
+FLOODS = {
+    "alive": encode(Alive()),
+    "short": b'{"v":1,"type":"alive"}\n',
+    "newlines": b"\n",
+    "events": encode(Event("TURN", "text", "x")),
+    "thoughts": encode(Event("TURN", "thinking", "x")),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_holds_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Its run is ended at the hard limit; meanwhile another group is answered. The turn is asked again."""
+    monkeypatch.setattr(listener, "MAX_OUTBOX", 1 << 20)
+    async with hosting(folder) as host:
+        await host.group("bad")
+        await host.group("good")
+        go = await busy(host, "bad", "hello")
+        (turn,) = await host.rows("SELECT id FROM turns")
+        line = FLOODS[kind].replace(b"TURN", turn["id"].encode())
+        held = await flood(host, line * ((5 << 19) // len(line)))
+        assert held < HELD
+        go.touch()
+        await host.channel.until(lambda: host.channel.to("bad"))
+        assert host.channel.to("bad") == ["echo: attempt 2 | hello"]
+
+
+async def test_what_was_said_before_the_abuse_counts(folder: Path) -> None:
+    """Good letters beside too many bad ones are applied, then the run is ended."""
+    async with hosting(folder) as host:
+        await host.group("bad")
+        await busy(host, "bad")
+        (turn,) = await host.rows("SELECT id FROM turns")
+        await forge(host, "bad", encode(Reply((turn["id"],), "half")) + b"no letter\n" * (MAX_BAD + 1))
+        await host.channel.until(2)
+        assert host.channel.texts[0] == "half"
+        assert "I did not repeat it" in host.channel.texts[1]
+        assert await states(host) == ["failed"]
+        (run,) = await host.rows("SELECT cause FROM runs")
+        assert run["cause"] == "policy"
+
+
+async def test_too_many_calls_at_once_are_refused_at_once(folder: Path) -> None:
+    """A few may wait for their answers; what is more is told so, and the run goes on."""
+    async with hosting(folder) as host:
+        await host.group("family")
+        host.channel.connected = False
+        go = await busy(host, "family", "\n".join(f"!ask {n}" for n in range(MAX_WAITING + 4)) + "\nhello")
+        for state, count in (("answered", 4), ("acted", MAX_WAITING)):
+            await eventually_rows(
+                host, "SELECT count(*) FROM requests WHERE state = ? HAVING count(*) = ?", state, count
+            )
+        answers = await host.rows("SELECT DISTINCT answer FROM requests WHERE state = 'answered'")
+        assert answers == [{"answer": "too many calls at once: wait for the answers to the others"}]
+        host.channel.connected = True
+        await host.poke("family")
+        go.touch()
+        await host.channel.until(MAX_WAITING + 1)
+        assert host.channel.texts == [*map(str, range(MAX_WAITING)), "echo: hello"]
+        assert len(host.sandbox.opened) == 1
+
+
+async def test_a_flood_of_calls_ends_the_run(folder: Path) -> None:
+    """Nobody else waits for it."""
+    async with hosting(folder) as host:
+        await host.group("bad")
+        await host.group("good")
+        await busy(host, "bad")
+        (turn,) = await host.rows("SELECT id FROM turns")
+        calls = (Request(n, turn["id"], "send_message", {"text": f"x{n}"}) for n in range(1, 3001))
+        assert await flood(host, b"".join(map(encode, calls))) < HELD
+        assert len(host.channel.to("bad")) <= MAX_WAITING + 1
+
+
+async def test_a_turn_says_so_much_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over the limit is refused; the final answer still goes."""
+    monkeypatch.setattr(tools, "MAX_SAID", 2)
+    async with hosting(folder) as host:
+        await host.group("family")
+        await host.channel.say("family", "!tool a\n!tool b\n!tool c\n!report")
+        await host.channel.until(3)
+        assert host.channel.texts[:2] == ["a", "b"]
+        assert "no this turn has sent 2 messages" in host.channel.texts[2]
+
+
+async def test_a_long_reply_is_one_text(folder: Path) -> None:
+    """However many letters it took, and wherever it was cut: what is internal stays inside."""
+    async with hosting(folder) as host:
+        await host.group("family")
+        go = await busy(host, "family", "!silent")
+        (turn,) = await host.rows("SELECT id FROM turns")
+        text = "begin" + "x" * 149_000 + " <internal>" + "y" * 1_600_000 + "</internal> end"
+        parts = (text[i : i + 150_000] for i in range(0, len(text), 150_000))
+        await forge(host, "family", b"".join(encode(Reply((turn["id"],), part)) for part in parts))
+        go.touch()
+        await host.settled()
+        (out,) = host.channel.texts
+        assert out.startswith("begin")
+        assert out.endswith(" end")
+        assert "y" not in out
