@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.sandbox import Death, Exit, Found, Spec
-from nanoclaw.sandbox.engine import address_of, connect, explained
+from nanoclaw.sandbox.engine import address_of, connect, explained, knock
 from nanoclaw.sandbox.spec import LABEL_INSTALL, LABEL_RUN, Engine, create_body, engine_of, violations
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class DockerSandbox:
     def _run(self, job: "Callable[Concatenate[DockerClient, P], T]", *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             with explained(self._address):
+                knock(self._address)
                 return job(self._connected(), *args, **kwargs)
         except SandboxError as e:
             if e.cause is Cause.ENGINE:

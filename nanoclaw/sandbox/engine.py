@@ -32,13 +32,15 @@ def connect(address: str) -> "DockerClient":
 
     environ = {**os.environ, "DOCKER_HOST": address}
     with explained(address):
-        if address.startswith("unix://"):
-            _knock(address.removeprefix("unix://"))
+        knock(address)
         return docker.from_env(environment=environ, timeout=TIMEOUT, version="auto")
 
 
-def _knock(path: str) -> None:
-    """Fail with the system's own word; the client would bury it, and leave its socket to the collector."""
+def knock(address: str) -> None:
+    """Fail with the system's own word (OSError); the client would bury it, and leave its socket to the collector."""
+    if not address.startswith("unix://"):
+        return
+    path = address.removeprefix("unix://")
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(TIMEOUT)
         s.connect(path)

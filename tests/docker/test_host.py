@@ -1,6 +1,7 @@
 """The whole path on real parts: host, engine, container, Claude Code; only the model's API is a stand-in."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,9 @@ from docker import DockerClient
 from nanoclaw import app
 from nanoclaw.config import Config
 from nanoclaw.models import Role, Show, TriggerMode
-from nanoclaw.sandbox.engine import address_of
 from nanoclaw.sandbox.spec import LABEL_INSTALL
 from nanoclaw.store import Store
+from tests.door import Door
 from tests.fakes import MemoryChannel, add_group, eventually, short_folder
 from tests.model_server import ModelServer, Slow, Text, ToolUse
 
@@ -171,58 +172,15 @@ async def test_a_lost_engine_parks_and_goes_on_when_it_is_back(
 ) -> None:
     """The engine is gone when a message comes: it is kept, told once, and answered when the engine is back."""
     monkeypatch.setattr(app, "_WATCH", 0.2)
-    door = Door(folder / "engine.sock", address_of(os.environ).removeprefix("unix://"))
+    door = Door(folder / "engine.sock")
     await door.open()
     async with hosting(folder, engine, model, engine=f"unix://{door.path}") as living:
-        await door.close()
+        await door.shut()
         await living.channel.say("family", "anybody there?")
         await living.channel.until(1, PATIENCE)
         assert "kept" in living.channel.texts[0]
         await door.open()
         await living.channel.until(2, PATIENCE)
         assert "anybody there?" in living.channel.texts[1]
-    await door.close()
-
-
-class Door:
-    """A socket before the engine's own, which the test can shut."""
-
-    def __init__(self, path: Path, engine: str) -> None:
-        self.path = path
-        self._engine = engine
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_unix_server(self._pass, str(self.path))
-
-    async def close(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
-        await self._server.wait_closed()
-        self._server = None
-        self.path.unlink(missing_ok=True)
-        await eventually(lambda: not self._open)
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner, outer = await asyncio.open_unix_connection(self._engine)
-        self._open |= {writer, outer}
-        try:
-            await asyncio.gather(_copy(reader, outer), _copy(inner, writer))
-        except ConnectionError:
-            pass
-        finally:
-            for end in (writer, outer):
-                end.transport.abort()
-                self._open.discard(end)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
+    await door.shut()
+    gc.collect()
