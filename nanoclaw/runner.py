@@ -99,9 +99,9 @@ class Runner:
 
     async def open(self, group: Group, turn: Turn) -> Run:
         """A new run of the turn's lane with the turn as its first prompt; the container starts behind it."""
+        self._image = await self._sandbox.image()
         if not self.swept:  # a container of an earlier life may have this session open
             raise SandboxError("the engine did not say yet which containers it has", Cause.ENGINE)
-        self._image = await self._sandbox.image()
         await asyncio.to_thread(check_room, self._home, group.folder, turn.lane)
         user = self._settings.identity()
         make_group(self._home, group.folder, *user)  # before the fingerprint: it makes the first CLAUDE.md

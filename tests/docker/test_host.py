@@ -184,3 +184,26 @@ async def test_a_lost_engine_parks_and_goes_on_when_it_is_back(
         assert "anybody there?" in living.channel.texts[1]
     await door.shut()
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_a_turn_goes_on_while_the_engine_is_away(
+    folder: Path, engine: DockerClient, agent_image: str, model: ModelServer
+) -> None:
+    """The engine's daemon goes in mid-turn and its containers live on: letters are files, so the reply comes."""
+    door = Door(folder / "engine.sock")
+    await door.open()
+    async with hosting(folder, engine, model, engine=f"unix://{door.path}") as living:
+        gate = asyncio.Event()
+        model.script((Text("slowly", chunks=1), Slow(gate), Text("but surely")), when="take your time")
+        await living.channel.say("family", "take your time")
+        await living.channel.until(lambda: any("slowly" in s.text for s in living.channel.shown), PATIENCE)
+        await door.shut()
+        gate.set()
+        await living.channel.until(1, PATIENCE)
+        assert "but surely" in living.channel.texts[0]
+        await door.open()
+        assert "still there" in await living.turn("still there")
+        assert len(await living.rows("SELECT id FROM runs")) == 1
+    await door.shut()
+    gc.collect()
