@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -372,8 +372,14 @@ class Host:
         now = datetime.fromtimestamp(self._clock() / 1000, self._zone)
         return int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
-    def _spawn(self, job: Awaitable[None], name: str) -> None:
-        self._tg.create_task(_contained(job, name), name=name)
+    def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
+        errand = _contained(job, name)
+        try:
+            task = self._tg.create_task(errand, name=name)
+            task.add_done_callback(lambda _: job.close())  # cancelled before its first step, it would be left open
+        except RuntimeError:  # the host is past its last stage: what is left is in the rows
+            errand.close()
+            job.close()
 
 
 class Pulse:
@@ -396,7 +402,7 @@ class Pulse:
             return
 
 
-async def _contained(job: Awaitable[None], name: str) -> None:
+async def _contained(job: Coroutine[Any, Any, None], name: str) -> None:
     """The boundary of one errand: it may fail, the host lives."""
     try:
         await job

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from loguru import logger
 
 from nanoclaw import failpoints, letters, prompts
 from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
+from nanoclaw.meter import Spawn
 from nanoclaw.models import Authority, Group, GroupState, Message, Turn, TurnState
 from nanoclaw.run import Run, RunGone
 from nanoclaw.runner import Runner
@@ -77,7 +78,7 @@ class Dispatcher:
         clock: Callable[[], int],
         new_turn: Callable[[], str],
         new_nonce: Callable[[], str],
-        spawn: Callable[[Awaitable[None], str], None],
+        spawn: Spawn,
     ) -> None:
         self._store = store
         self._runner = runner

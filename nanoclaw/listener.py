@@ -1,7 +1,7 @@
 """What a run says: its letters read, shown to people while they are provisional, and applied as rows."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from nanoclaw.mailbox import (
     Watch,
     decode_to_host,
 )
-from nanoclaw.meter import DayMeter
+from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Progress, Show, Turn
 from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, decoded
@@ -67,7 +67,7 @@ class Listener:
         outbox: Outbox,
         show: Callable[[Chat, Progress], None],
         clock: Callable[[], int],
-        spawn: Callable[[Awaitable[None], str], None],
+        spawn: Spawn,
         hands: Hands,
     ) -> None:
         self._store = store

@@ -1,8 +1,9 @@
 """What a group may still use today: the cap holds from the first request, also over a restart."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from loguru import logger
@@ -10,7 +11,7 @@ from loguru import logger
 from nanoclaw.models import Usage
 from nanoclaw.store import Store, ledger
 
-Spawn = Callable[[Awaitable[None], str], None]
+Spawn = Callable[[Coroutine[Any, Any, None], str], None]  # begin an errand that the host owns
 
 
 class DayMeter:

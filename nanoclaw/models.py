@@ -59,9 +59,6 @@ class TurnState(StrEnum):
     PARKED = "parked"  # waits with its lane for a person or a setting
 
 
-ENDED = frozenset({TurnState.DONE, TurnState.FAILED, TurnState.STOPPED})
-
-
 class RunState(StrEnum):
     """Where a run (one container's life) is."""
 
@@ -98,7 +95,7 @@ class OutKind(StrEnum):
     REPLY = "reply"  # the agent's words
 
 
-class Cause(StrEnum):
+class Origin(StrEnum):
     """Why a turn exists."""
 
     MESSAGE = "message"
@@ -231,7 +228,7 @@ class Turn:
     authority: Authority
     state: TurnState
     prompt: str
-    cause: Cause = Cause.MESSAGE
+    origin: Origin = Origin.MESSAGE
     attempts: int = 0  # times it was given to a run
     kills: int = 0  # containers that died under it
     retries: int = 0  # overloads waited for

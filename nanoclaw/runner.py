@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from nanoclaw.gateway import Gateway
 from nanoclaw.groups import Home, binds, check_room, make_group, make_run, read_memory, remove_run
 from nanoclaw.listener import Listener
 from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, Watch, put_letter
-from nanoclaw.meter import DayMeter
+from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn
 from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, RunGone, begin, give, obituary
@@ -61,7 +61,7 @@ class Runner:
         show: Callable[[Chat, Progress], None],
         settings: Settings,
         clock: Callable[[], int],
-        spawn: Callable[[Awaitable[None], str], None],
+        spawn: Spawn,
     ) -> None:
         self._store = store
         self._home = home

@@ -1,6 +1,6 @@
 """Turns and lanes: the unit of work, and the queue that it waits in."""
 
-from nanoclaw.models import Authority, Cause, Turn, TurnState
+from nanoclaw.models import Authority, Origin, Turn, TurnState
 from nanoclaw.store import Tx, messages
 
 
@@ -58,10 +58,10 @@ def release(tx: Tx, lane: str) -> None:
 def insert(tx: Tx, turn: Turn, now: int) -> None:
     """A new open turn with its exact prompt."""
     tx.execute(
-        "INSERT INTO turns(id, lane, group_id, chat_id, cause, authority, state, prompt, not_before, created_at)"
+        "INSERT INTO turns(id, lane, group_id, chat_id, origin, authority, state, prompt, not_before, created_at)"
         " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(turn.id, turn.lane, turn.group_id, turn.chat_id, turn.cause, turn.authority, turn.state),
+            *(turn.id, turn.lane, turn.group_id, turn.chat_id, turn.origin, turn.authority, turn.state),
             *(turn.prompt, turn.not_before, now),
         ),
     )
@@ -152,7 +152,7 @@ def _turn(row: dict[str, str]) -> Turn:
         authority=Authority(row["authority"]),
         state=TurnState(row["state"]),
         prompt=row["prompt"],
-        cause=Cause(row["cause"]),
+        origin=Origin(row["origin"]),
         attempts=int(row["attempts"]),
         kills=int(row["kills"]),
         retries=int(row["retries"]),

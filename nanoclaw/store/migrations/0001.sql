@@ -62,7 +62,7 @@ CREATE TABLE turns(
   lane TEXT NOT NULL REFERENCES lanes(lane),
   group_id INTEGER NOT NULL REFERENCES groups(id),
   chat_id INTEGER NOT NULL REFERENCES chats(id),
-  cause TEXT NOT NULL,
+  origin TEXT NOT NULL,  -- message, task, unsolicited
   firing_id INTEGER REFERENCES firings(id),
   authority TEXT NOT NULL,
   state TEXT NOT NULL,
