@@ -217,8 +217,7 @@ class Dispatcher:
                 self._slots.put()
 
     async def _group(self, lane: str) -> Group | None:
-        group_id = await self._store.read(turns.lane_group, lane)
-        group = None if group_id is None else await self._store.read(chats.group, group_id)
+        group = await self._store.read(chats.group_of_lane, lane)
         return group if group is not None and group.state is GroupState.ACTIVE else None
 
     async def _may_run(self, lane: str) -> bool:

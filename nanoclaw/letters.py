@@ -34,7 +34,6 @@ _STATUS = {
 class Effects:
     """What the living process has to do once the transaction is on the disk."""
 
-    hello: bool = False
     calls: list[int] = field(default_factory=list)  # requests to handle
     refused: bool = False  # others have their answer already: a letter to be written
     ended: list[str] = field(default_factory=list)  # turns, in whatever state
@@ -52,7 +51,6 @@ def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, ov
             break  # the run is ended for it; others want to write too
         if isinstance(letter, Hello):
             runs.hello(tx, run_id)
-            effects.hello = True
         elif isinstance(letter, Request):
             _request(tx, run_id, letter, effects)
         elif isinstance(letter, Reply):

@@ -32,7 +32,7 @@ class Tools:
                 failpoints.hit("acted")
                 self._outbox.wake()
             elif call.outgoing_id is None:
-                return  # refused when it was read
+                return  # answered already: nothing is done for it
             else:
                 out_id = call.outgoing_id
             ok, text = _delivery(*await self._outbox.settled(out_id, DELIVERY_WAIT))

@@ -17,14 +17,8 @@ from nanoclaw.models import Outgoing, Role, Sent, Turn
 from nanoclaw.run import Run
 from nanoclaw.sandbox import Found, Spec
 from nanoclaw.store import outgoing, turns
-from tests.fakes import MemoryChannel, ProcessSandbox, eventually, hosting, living, short_folder
+from tests.fakes import MemoryChannel, ProcessSandbox, eventually, hosting, living
 from tests.story import abandoned, busy, eventually_rows, forge, states, until_parked
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,10 @@ import pytest
 from nanoclaw import listener, tools
 from nanoclaw.letters import MAX_BAD, MAX_WAITING
 from nanoclaw.mailbox import Alive, Event, Reply, Request, encode
-from tests.fakes import Hosted, hosting, short_folder
+from tests.fakes import Hosted, hosting
 from tests.story import busy, eventually_rows, forge, states
 
 HELD = 0.3  # seconds of computing after which the loop must have done something else; unfixed floods held it for longer
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
 
 
 class Held:

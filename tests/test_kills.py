@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from nanoclaw.channels.control_sock import Client, Frame, connect
 from nanoclaw.errors import NanoClawError
-from tests.fakes import ROOT, Hosted, ProcessSandbox, eventually, living, short_folder
+from tests.fakes import ROOT, Hosted, ProcessSandbox, eventually, living
 
 LIMIT = 8.0
 
@@ -87,12 +87,6 @@ class House:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
-
-
-@pytest.fixture
 async def house(folder: Path) -> AsyncIterator[House]:
     house = House(folder, ProcessSandbox(folder / "registry"))
     try:
@@ -116,7 +110,9 @@ PLAIN = [
 async def test_a_plain_message_is_answered_once(house: House, point: str) -> None:
     """Whenever the host dies, the next one answers, and the terminal sees one reply."""
     host = await house.start(point)
-    await house.talk("m1", "hello", until=2)
+    await house.talk("m1", "hello", until=1)
+    if point.endswith(":2") and house.texts:  # Hello and the reply had shared a batch: kill it right behind the reply
+        host.kill()
     await died(host)
     async with house.restarted():
         await house.talk("m1", "hello", until=1)

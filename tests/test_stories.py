@@ -18,14 +18,8 @@ from nanoclaw.config import SECRETS_FILE
 from nanoclaw.errors import Cause, HomeError, OutcomeUnknown, SandboxError, SendRefused, StoreError
 from nanoclaw.models import Role, Show, TriggerMode, Usage
 from nanoclaw.store import ledger
-from tests.fakes import KEY, Hosted, ProcessSandbox, eventually, hosting, living, short_folder
+from tests.fakes import KEY, Hosted, ProcessSandbox, eventually, hosting, living
 from tests.story import abandoned, busy, eventually_rows, states, until_parked, until_state
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
 
 
 @pytest.fixture

@@ -75,6 +75,12 @@ def group(tx: Tx, group_id: int) -> Group:
     return _group(tx.execute("SELECT * FROM groups WHERE id = ?", (group_id,)).fetchone())
 
 
+def group_of_lane(tx: Tx, lane: str) -> Group | None:
+    """The group that a lane serves, or None for a lane that nobody made."""
+    row = tx.execute("SELECT g.* FROM groups g JOIN lanes l ON l.group_id = g.id WHERE l.lane = ?", (lane,)).fetchone()
+    return None if row is None else _group(row)
+
+
 def group_by_folder(tx: Tx, folder: str) -> Group | None:
     """The group of a folder (case does not count), or None."""
     row = tx.execute("SELECT * FROM groups WHERE folder = ?", (folder,)).fetchone()

@@ -9,12 +9,6 @@ def ensure_lane(tx: Tx, lane: str, group_id: int) -> None:
     tx.execute("INSERT INTO lanes(lane, group_id) VALUES(?, ?) ON CONFLICT DO NOTHING", (lane, group_id))
 
 
-def lane_group(tx: Tx, lane: str) -> int | None:
-    """The id of the group that a lane serves."""
-    row = tx.execute("SELECT group_id FROM lanes WHERE lane = ?", (lane,)).fetchone()
-    return None if row is None else int(row["group_id"])
-
-
 def session(tx: Tx, lane: str) -> str:
     """The lane's resumable session, or ""."""
     row = tx.execute("SELECT session FROM lanes WHERE lane = ?", (lane,)).fetchone()

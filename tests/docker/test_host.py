@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from nanoclaw.models import Role, Show, TriggerMode
 from nanoclaw.sandbox.spec import LABEL_INSTALL
 from nanoclaw.store import Store
 from tests.door import Door
-from tests.fakes import MemoryChannel, add_group, eventually, short_folder
+from tests.fakes import MemoryChannel, add_group, eventually
 from tests.model_server import ModelServer, Slow, Text, ToolUse
 
 PATIENCE = 60.0  # seconds: two cores may be starting several containers
@@ -56,12 +56,6 @@ class Living:
         async with asyncio.timeout(PATIENCE):
             while await self.rows("SELECT id FROM runs WHERE state <> 'ended'"):
                 await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
 
 
 @asynccontextmanager
