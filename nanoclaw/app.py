@@ -15,18 +15,20 @@ from zoneinfo import ZoneInfo
 
 from loguru import logger
 
-from nanoclaw import __version__, control, failpoints, router
+from nanoclaw import __version__, control
 from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, OWNER, TerminalChannel
+from nanoclaw.commands import Answered
 from nanoclaw.config import Config, read_credential
 from nanoclaw.dispatcher import Dispatcher
+from nanoclaw.ears import Ears
 from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
 from nanoclaw.gateway import CredentialKind
 from nanoclaw.gateway.model import ModelGateway
 from nanoclaw.groups import Home, open_home
 from nanoclaw.meter import DayMeter
-from nanoclaw.models import Chat, Incoming, Progress, Show
+from nanoclaw.models import Chat, Progress, Show
 from nanoclaw.outbox import Outbox
 from nanoclaw.runner import Runner, Settings
 from nanoclaw.sandbox import Sandbox
@@ -153,8 +155,8 @@ class Host:
         self._looking = False  # whether somebody is asking the engine
         self._news = Pulse()
         self._zone = ZoneInfo(config.zone)
-        self._terminal = TerminalChannel(lambda: self.outbox.wake(), clock)
-        self._channels: dict[str, Channel] = {c.name: c for c in (self._terminal, *channels)}
+        all_channels: tuple[Channel, ...] = (TerminalChannel(clock), *channels)
+        self._channels = {c.name: c for c in all_channels}
         self.outbox = Outbox(store, self._channels, clock)
         self._meter = DayMeter(store, cap=config.tokens_per_day, zone=self._zone, clock=clock, spawn=self._spawn)
         self._gateway = ModelGateway(config.base_url, self._credential, self._meter)
@@ -193,9 +195,13 @@ class Host:
         )
         self._control = ControlServer(
             home.control_sock,
-            {"status": self._on_status, "wake": self._on_wake, "attach": self._terminal.attach,
-             "outcome": self._on_outcome},
-        )  # fmt: skip
+            {
+                "status": self._on_status,
+                "wake": self._on_wake,
+                "outcome": self._on_outcome,
+                **{verb: handler for c in self._channels.values() for verb, handler in c.verbs.items()},
+            },
+        )
 
     # --- start and stop ---------------------------------------------------------------------------
 
@@ -243,28 +249,22 @@ class Host:
         """A channel that breaks is started again; the others do not notice."""
         while True:
             try:
-                await channel.run(self._hear)
+                await channel.run(self._ears(channel.name))
             except Exception as e:
                 logger.opt(exception=e).error("Channel {} broke; it starts again", channel.name)
             await asyncio.sleep(_CHANNEL_AGAIN)
 
     # --- a message --------------------------------------------------------------------------------
 
-    async def _hear(self, msg: Incoming) -> None:
-        heard = await self._store.write(router.hear, msg, self._clock())
-        failpoints.hit("heard")
-        if heard is None:
-            return
-        logger.info("Heard a message on {}: {}", msg.channel, heard.verdict)
-        if heard.answered is not None:
-            self.outbox.wake()
-            self._news.ring()
-            if heard.answered.stop:
-                self._spawn(self._runner.stop(heard.lane, heard.answered.stop), "stop")
-            if heard.answered.retire:
-                self._runner.retire(heard.lane)
-        if heard.lane:
-            self._dispatcher.wake(heard.lane)
+    def _ears(self, channel: str) -> Ears:
+        return Ears(channel, self._store, self._clock, self._dispatcher.wake, self.outbox.wake, self._act)
+
+    def _act(self, lane: str, answered: Answered) -> None:
+        self._news.ring()
+        if answered.stop:
+            self._spawn(self._runner.stop(lane, answered.stop), "stop")
+        if answered.retire:
+            self._runner.retire(lane)
 
     def _show(self, chat: Chat, progress: Progress) -> None:
         if progress.show is Show.ENDED:
@@ -364,7 +364,7 @@ class Host:
             "pid": os.getpid(),
             "up_seconds": int(time.monotonic() - self._started),
             "credential": "given" if self._credential() else "missing: nanoclaw setup",
-            "channels": [{"name": c.name, "state": c.state} for c in self._channels.values()],
+            "channels": [{"name": c.name, "state": c.state, "detail": c.detail} for c in self._channels.values()],
             **facts,
         }
 

@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -39,6 +39,15 @@ class Config(BaseModel):
     base_image: str = Field("", description="what the agent image is built on; empty = the Dockerfile's")
     run_dir: Path | None = Field(None, description="folder of the sockets; empty = home/run")
     agent_uid: int = Field(10001, ge=1, description="the agents' user id where the host itself is root")
+    whatsapp: Literal["off", "own", "shared"] = Field(
+        "off", description="the number: off, own (one of its own), shared (yours; it reads along)"
+    )
+    owners: tuple[str, ...] = Field((), description="more owners' phone numbers, as in +4915112345678")
+    late_after: float = Field(86400, ge=60, description="seconds after which a message that comes late is only context")
+    reaction: str = Field("👀", max_length=16, description="the sign on a message that was taken up; empty = none")
+    typing: bool | None = Field(
+        None, description="show typing; on a shared number this makes you 'available', which mutes your phone"
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("zone")

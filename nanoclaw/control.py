@@ -7,7 +7,7 @@ from nanoclaw import notices
 from nanoclaw.errors import Cause, Refused
 from nanoclaw.groups import MAIN, check_new_folder
 from nanoclaw.mailbox import Stop
-from nanoclaw.models import Group, Role, TriggerMode, TurnState
+from nanoclaw.models import Account, Group, Role, TriggerMode, TurnState
 from nanoclaw.store import Tx, chats, ledger, messages, outgoing, runs, turns
 
 
@@ -21,6 +21,11 @@ def ensure_main(tx: Tx, channel: str, chat: str, owner: str, name: str, now: int
     chats.learn_person(tx, channel, (owner,), "Owner", Role.OWNER)
     turns.ensure_lane(tx, group.lane, group.id)
     return group
+
+
+def meet_account(tx: Tx, account: Account, now: int) -> None:
+    """Remember who we are on a channel. On a shared number we are the owner, whose own chat is main's."""
+    raise NotImplementedError  # LEAD-STUB
 
 
 def add_group(tx: Tx, chat_id: int, new: Group, now: int) -> Group:

@@ -20,10 +20,13 @@ class Cause(StrEnum):
     POLICY = "policy"  # a rule of ours ended it (a letter that broke the protocol, say)
     MODEL = "model"  # the model's API refused the request itself
     RESTART = "restart"  # the host was stopped while the turn ran
+    LOOP = "loop"  # many messages in a row without a person of authority: two bots talk
 
 
 # What no retry mends: the lane waits for a person, a setting or another lane's success.
-PARKING = frozenset({Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA, Cause.BUDGET, Cause.IMAGE, Cause.ENGINE, Cause.DISK})
+PARKING = frozenset(
+    {Cause.CREDENTIAL, Cause.BILLING, Cause.QUOTA, Cause.BUDGET, Cause.IMAGE, Cause.ENGINE, Cause.DISK, Cause.LOOP}
+)
 
 
 class NanoClawError(Exception):
@@ -72,6 +75,10 @@ class SendRefused(NanoClawError):
 
 class OutcomeUnknown(NanoClawError):
     """Nobody knows whether the message was taken."""
+
+
+class MediaRefused(NanoClawError):
+    """A file that will never come: too large, gone, or not what it should be."""
 
 
 class Refused(NanoClawError):

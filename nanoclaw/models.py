@@ -93,6 +93,8 @@ class OutKind(StrEnum):
     COMMAND = "command"  # the host's answer to a /word
     NOTICE = "notice"  # the host's own words: a failure, a parked lane
     REPLY = "reply"  # the agent's words
+    REACTION = "reaction"  # a sign on the message `quote`
+    EDIT = "edit"  # a new text for our own message `quote`
 
 
 class Origin(StrEnum):
@@ -128,10 +130,45 @@ class Sender:
 
 
 @dataclass(frozen=True)
+class Account:
+    """Who we are on a channel."""
+
+    channel: str
+    jids: tuple[str, ...]
+    shared: bool  # the owner's own number: what comes from it was typed by the owner
+
+
+@dataclass(frozen=True)
+class Media:
+    """A file that came with a message, or with the one that it quotes. All but `ref` is as the sender says."""
+
+    kind: str  # image, video, voice, audio, document, sticker
+    mime: str
+    name: str = ""
+    size: int = 0  # bytes
+    ref: str = ""  # what the channel needs to fetch it
+    quoted: bool = False
+    path: str = ""  # its name in the group's media folder, once it is here
+    fault: str = ""  # why it will not come
+
+
+@dataclass(frozen=True)
+class Key:
+    """A message as its channel knows it: what is needed to quote it, to react to it, to mark it as read."""
+
+    wa_id: str
+    sender: str = ""  # jid, as it was received; "" for our own
+    from_me: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Incoming:
     """A message as a channel heard it, before anything was decided.
 
     `wa_id` is the channel's id of the message, unique with its chat and `from_me`.
+    `kind`: text, image, video, voice, audio, document, sticker, location, contact, poll, unsupported; and of
+    another message, `target`: reaction (`text` is the sign, "" takes it back), edit (`text` is the new one), delete.
     """
 
     channel: str
@@ -145,7 +182,12 @@ class Incoming:
     from_me: bool = False
     kind: str = "text"
     quoted: str = ""  # wa_id of the quoted message
+    quoted_text: str = ""  # as the sender says: only a row of ours vouches for it
     mentions_us: bool = False
+    media: tuple[Media, ...] = ()
+    target: str = ""  # wa_id of the message that is edited, deleted or reacted to
+    by_admin: bool = False  # a delete by an admin of the group
+    expires: int | None = None  # seconds after which messages vanish in this chat; None: not said
 
 
 @dataclass(frozen=True)
@@ -173,6 +215,7 @@ class Chat:
     name: str
     is_group: bool
     group_id: int | None
+    expires: int = 0  # seconds after which messages vanish there; 0 = they stay
 
 
 @dataclass(frozen=True)
@@ -263,7 +306,7 @@ class Outgoing:
     turn_id: str
     kind: OutKind
     text: str
-    quote: str = ""  # wa_id of the message that it answers
+    quote: Key | None = None  # the message that it answers, or is about
     attempts: int = 0
 
 
@@ -296,6 +339,7 @@ class Progress:
     turn: str
     show: Show
     text: str = ""
+    messages: tuple[Key, ...] = ()  # with TAKEN: what the turn answers, oldest first
 
 
 @dataclass(frozen=True)

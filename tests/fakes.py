@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from nanoclaw import app, control, store
-from nanoclaw.channels import Hear
-from nanoclaw.channels.control_sock import connect
+from nanoclaw.channels import Ears, Pace
+from nanoclaw.channels.control_sock import Handler, connect
 from nanoclaw.config import Config
-from nanoclaw.errors import NotConnected, SandboxError
+from nanoclaw.errors import MediaRefused, NotConnected, SandboxError
 from nanoclaw.models import Chat, Group, Incoming, Outgoing, Progress, Role, Sender, Sent, TriggerMode
 from nanoclaw.sandbox import Death, Exit, Found, Spec
 from nanoclaw.store import Store, Tx, chats
@@ -194,14 +194,18 @@ class MemoryChannel:
     """A channel whose other side is the test."""
 
     name = "test"
+    pace: Pace | None = None
+    verbs: Mapping[str, Handler] = {}
+    detail = ""
 
     def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}  # what can be fetched, by ref
         self.sent: list[Outgoing] = []
         self.shown: list[Progress] = []
         self.faults: deque[Exception] = deque()  # of the next sends
         self.connected = True
         self.tries = 0
-        self._hear: Hear | None = None
+        self.ears: Ears | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -212,8 +216,8 @@ class MemoryChannel:
     def texts(self) -> list[str]:
         return [out.text for out in self.sent]
 
-    async def run(self, hear: Hear) -> None:
-        self._hear = hear
+    async def run(self, ears: Ears) -> None:
+        self.ears = ears
         self._change()
         await asyncio.Event().wait()
 
@@ -232,16 +236,26 @@ class MemoryChannel:
         self.shown.append(progress)
         self._change()
 
+    def parts(self, text: str) -> list[str]:
+        return [text]
+
+    async def fetch(self, ref: str, limit: int) -> bytes:
+        if not self.connected:
+            raise NotConnected("the test is not connected")
+        if len(self.files.get(ref, b"")) > limit or ref not in self.files:
+            raise MediaRefused("gone, or too large")
+        return self.files[ref]
+
     def to(self, chat: str) -> list[str]:
         """What one chat was told."""
         return [out.text for out in self.sent if out.chat.jid == chat]
 
     async def say(self, chat: str, text: str, sender: str = "Ann", *, wa_id: str = "", mentions: bool = False) -> str:
         """Somebody says something; returns the message's id when the host has stored it."""
-        await self.until(lambda: self._hear is not None)
+        await self.until(lambda: self.ears is not None)
         wa_id = wa_id or secrets.token_hex(8)
-        assert self._hear is not None
-        await self._hear(
+        assert self.ears is not None
+        await self.ears.hear(
             Incoming(
                 self.name, (chat,), wa_id, text, Sender((f"jid:{sender}",), sender), app.now_ms(),
                 chat_name=chat, is_group=True, mentions_us=mentions,

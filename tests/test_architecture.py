@@ -18,9 +18,9 @@ TREES = {p.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(p.read_text("
 LAYERS = [
     ["errors", "models", "mailbox", "failpoints", "schedule", "config", "safefs"],
     ["prompts", "notices", "logs", "store", "groups"],
-    ["meter", "control", "outbox", "tools", "letters", "run", "listener", "runner"],
+    ["meter", "control", "outbox", "tools", "letters", "media", "run", "listener", "runner"],
     ["dispatcher"],
-    ["commands", "router", "scheduler"],
+    ["commands", "router", "ears", "scheduler"],
     ["app"],
     ["ops", "cli", "__main__"],
 ]
@@ -39,7 +39,9 @@ LIBRARIES = {
     "requests": ("sandbox/",),
     "urllib3": ("sandbox/",),
     "aiohttp": ("gateway/",),
-    "neonize": ("channels/whatsapp",),
+    "neonize": ("channels/whatsapp/",),
+    "segno": ("cli/pair",),
+    "markdown_it": ("channels/markup",),
     "typer": ("cli/",),
     "rich": ("cli/",),
 }

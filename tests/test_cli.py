@@ -19,7 +19,7 @@ import pytest
 
 from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
-from nanoclaw.models import Chat, Incoming, Outgoing, OutKind, Progress, Show
+from nanoclaw.models import Account, Chat, Incoming, Outgoing, OutKind, Progress, Show
 
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
 Script = Callable[["Host", Incoming], Awaitable[Frame]]
@@ -39,11 +39,20 @@ class Host:
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
         self._attached = asyncio.Event()
-        self.channel = TerminalChannel(on_ready=self._attached.set, now=lambda: 0)
-        verbs = {"attach": self.channel.attach, "outcome": self._outcome, "status": self._status}
+        self.channel = TerminalChannel(lambda: 0)
+        verbs = {**self.channel.verbs, "outcome": self._outcome, "status": self._status}
         self._server = ControlServer(home / "control.sock", verbs)
 
-    async def _hear(self, message: Incoming) -> None:
+    async def connected(self, account: Account | None = None) -> None:
+        self._attached.set()
+
+    async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
+        raise AssertionError("a terminal learns no names")
+
+    async def tell(self, text: str) -> None:
+        raise AssertionError("a terminal has no troubles")
+
+    async def hear(self, message: Incoming) -> None:
         self.heard.append(message.text)
         if message.text == "/stop":
             self.stopped.set()
@@ -85,7 +94,7 @@ class Host:
         await self._server.start()
         try:
             async with self._group:
-                self._start(self.channel.run(self._hear))
+                self._start(self.channel.run(self))
                 yield self
                 for task in self._tasks:
                     task.cancel()

@@ -39,7 +39,8 @@ async def test_message_in_reply_out(folder: Path) -> None:
         await host.channel.until(1)
         await host.settled()
         (out,) = host.channel.sent
-        assert (out.text, out.chat.jid, out.quote) == ("echo: hello", "family", said)
+        assert out.quote is not None
+        assert (out.text, out.chat.jid, out.quote.wa_id) == ("echo: hello", "family", said)
 
 
 async def test_the_same_message_twice_is_one(folder: Path) -> None:

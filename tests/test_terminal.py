@@ -12,11 +12,11 @@ from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import Client, ControlServer, Frame, connect
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
 from nanoclaw.errors import NanoClawError, NotConnected, StoreError
-from nanoclaw.models import Chat, Incoming, Outgoing, OutKind, Progress, Sender, Show
+from nanoclaw.models import Account, Chat, Incoming, Key, Outgoing, OutKind, Progress, Sender, Show
 
 NOW = 1_790_000_000_000
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
-HELLO = Outgoing(7, TERMINAL, "t1", OutKind.REPLY, "Hello", quote="u1")
+HELLO = Outgoing(7, TERMINAL, "t1", OutKind.REPLY, "Hello", quote=Key("u1"))
 
 
 class Room:
@@ -26,13 +26,22 @@ class Room:
         self.path = path
         self.heard: list[Incoming] = []
         self.ready = asyncio.Semaphore(0)
-        self.channel = TerminalChannel(on_ready=self.ready.release, now=lambda: NOW)
-        self.server = ControlServer(path, {"attach": self.channel.attach})
+        self.channel = TerminalChannel(lambda: NOW)
+        self.server = ControlServer(path, self.channel.verbs)
 
     async def hear(self, message: Incoming) -> None:
         if message.text == "unstorable":
             raise StoreError("the disk is full; make room")
         self.heard.append(message)
+
+    async def connected(self, account: Account | None = None) -> None:
+        self.ready.release()
+
+    async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
+        raise AssertionError("a terminal learns no names")
+
+    async def tell(self, text: str) -> None:
+        raise AssertionError("a terminal has no troubles")
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
@@ -48,7 +57,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     room = Room(tmp_path / "control.sock")
     await room.server.start()
     async with asyncio.TaskGroup() as tasks:
-        living = tasks.create_task(room.channel.run(room.hear))
+        living = tasks.create_task(room.channel.run(room))
         yield room
         living.cancel()
         await room.server.close()
@@ -68,7 +77,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 def test_it_is_a_channel() -> None:
     """The Protocol holds (mypy checks it here)."""
-    channel: Channel = TerminalChannel(lambda: None, lambda: NOW)
+    channel: Channel = TerminalChannel(lambda: NOW)
     assert (channel.name, channel.state) == ("terminal", "idle")
 
 

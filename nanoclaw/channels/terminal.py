@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nanoclaw.channels import Hear
+from nanoclaw.channels import Ears
 from nanoclaw.channels.control_sock import Frame, Stream
-from nanoclaw.errors import NanoClawError, NotConnected, SendRefused
+from nanoclaw.errors import MediaRefused, NanoClawError, NotConnected, SendRefused
 from nanoclaw.models import Chat, Incoming, Outgoing, Progress, Sender, Sent
 
 CHAT = "terminal"
@@ -25,17 +25,16 @@ class _Pending:
 
 
 class TerminalChannel:
-    """Hands what clients say to the host, and shows every client what the host says.
-
-    `on_ready` is called when a client has attached, so that queued rows are tried again.
-    """
+    """Hands what clients say to the host, and shows every client what the host says."""
 
     name = CHAT
+    pace = None
+    detail = ""
 
-    def __init__(self, on_ready: Callable[[], None], now: Callable[[], int]) -> None:
-        self._on_ready = on_ready
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.verbs = {"attach": self.attach}
         self._now = now
-        self._hear: Hear | None = None
+        self._ears: Ears | None = None
         self._hearing = asyncio.Event()
         self._clients: set[Stream] = set()
         self._pending: dict[int, _Pending] = {}
@@ -45,9 +44,9 @@ class TerminalChannel:
         """attached or idle."""
         return "attached" if self._clients else "idle"
 
-    async def run(self, hear: Hear) -> None:
+    async def run(self, ears: Ears) -> None:
         """Live until cancelled; what clients say before that waits."""
-        self._hear = hear
+        self._ears = ears
         self._hearing.set()
         try:
             await asyncio.Event().wait()
@@ -58,22 +57,22 @@ class TerminalChannel:
     async def attach(self, args: Frame, stream: Stream) -> None:
         """The `attach` verb: serve one client until it leaves."""
         await self._hearing.wait()
+        assert self._ears is not None  # noqa: S101 - it was waited for
         self._clients.add(stream)
         try:
             for pending in self._pending.values():  # the client they were shown to may be about to leave
                 self._write(stream, pending.frame)
-            self._on_ready()
+            await self._ears.connected()
             async for frame in stream:
-                await self._take(frame, stream)
+                await self._take(frame, stream, self._ears)
         finally:
             self._clients.discard(stream)
             self._after_leaving()
 
-    async def _take(self, frame: Frame, stream: Stream) -> None:
-        assert self._hear is not None  # noqa: S101 - attach waited for it
+    async def _take(self, frame: Frame, stream: Stream, ears: Ears) -> None:
         match frame:
             case {"type": "say", "id": str(wa_id), "text": str(text)} if wa_id:
-                await self._hear(Incoming(CHAT, (CHAT,), wa_id, text, OWNER, self._now(), chat_name="Terminal"))
+                await ears.hear(Incoming(CHAT, (CHAT,), wa_id, text, OWNER, self._now(), chat_name="Terminal"))
                 await stream.send({"type": "heard", "id": wa_id})
             case {"type": "ack", "id": int(out_id)}:
                 if (pending := self._pending.get(out_id)) and not pending.taken.done():
@@ -81,11 +80,23 @@ class TerminalChannel:
             case _:
                 raise NanoClawError("a frame that the terminal channel does not know")
 
+    def parts(self, text: str) -> list[str]:
+        """The screen renders Markdown itself, of any length."""
+        return [text]
+
     async def send(self, out: Outgoing) -> Sent:
         """Show it to all clients; sent when the first has acknowledged it."""
         if not self._clients:
             raise NotConnected("no terminal is attached")
-        pending = _Pending({"type": "message", "id": out.id, "text": out.text, "kind": out.kind, "quote": out.quote})
+        pending = _Pending(
+            {
+                "type": "message",
+                "id": out.id,
+                "text": out.text,
+                "kind": out.kind,
+                "quote": out.quote.wa_id if out.quote else "",
+            }
+        )
         self._pending[out.id] = pending
         try:
             for client in list(self._clients):
@@ -102,6 +113,10 @@ class TerminalChannel:
                 {"type": "progress", "turn": progress.turn, "show": progress.show, "text": progress.text},
                 ROOM_FOR_PROGRESS,
             )
+
+    async def fetch(self, ref: str, limit: int) -> bytes:
+        """No file ever comes from here."""
+        raise MediaRefused("a terminal has no files")
 
     def _write(self, client: Stream, frame: Frame) -> None:
         try:

@@ -54,8 +54,6 @@ app.command("status")(status.status)
 app.command("stop")(run.stop)
 app.command("setup")(setup.setup)
 app.add_typer(image.app, name="image")
-app.add_typer(image.app, name="image")
-app.command("setup")(setup.setup)
 
 
 def main() -> None:

@@ -25,6 +25,11 @@ def learn_chat(tx: Tx, channel: str, jids: tuple[str, ...], name: str, is_group:
     return chat(tx, chat_id)
 
 
+def name_chat(tx: Tx, channel: str, jids: tuple[str, ...], name: str, expires: int | None) -> None:
+    """A chat's name or timer, learned without a message."""
+    raise NotImplementedError  # LEAD-STUB
+
+
 def learn_person(tx: Tx, channel: str, jids: tuple[str, ...], name: str, role: Role | None = None) -> tuple[int, Role]:
     """The person with any of these jids, a guest if new; their id and role. `role` sets it."""
     person_id = _known(tx, "person_jids", "person_id", channel, jids)
@@ -59,7 +64,9 @@ def chat(tx: Tx, chat_id: int) -> Chat:
         " FROM chats c WHERE c.id = ?",
         (chat_id,),
     ).fetchone()
-    return Chat(row["id"], row["channel"], row["jid"], row["name"], bool(row["is_group"]), row["group_id"])
+    return Chat(
+        row["id"], row["channel"], row["jid"], row["name"], bool(row["is_group"]), row["group_id"], row["expires"]
+    )
 
 
 def main_chat(tx: Tx) -> Chat | None:

@@ -1,6 +1,6 @@
 """Rows to be sent, and what the chats were told once."""
 
-from nanoclaw.models import Outgoing, OutKind, OutState
+from nanoclaw.models import Key, Outgoing, OutKind, OutState
 from nanoclaw.store import Tx, chats, new_id
 
 # The order within a chat: the host's short answers do not wait behind long replies.
@@ -131,6 +131,6 @@ def _outgoing(tx: Tx, row: dict[str, str]) -> Outgoing:
         turn_id=row["turn_id"],
         kind=OutKind(row["kind"]),
         text=row["payload"],
-        quote=row["quote"],
+        quote=Key(row["quote"]) if row["quote"] else None,
         attempts=int(row["attempts"]),
     )
