@@ -1,0 +1,263 @@
+"""WhatsApp as a linked device, by way of neonize: the only place that knows of it."""
+
+from nanoclaw.channels.whatsapp import library  # noqa: F401, I001 - first: how the library is loaded matters
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from neonize.exc import SendMessageError
+from neonize.proto import Neonize_pb2 as pb
+from neonize.proto.waE2E.WAWebProtobufsE2E_pb2 import Message
+
+from nanoclaw.channels import Ears, Pace, markup
+from nanoclaw.channels.control_sock import Frame, Handler, Stream
+from nanoclaw.channels.whatsapp import inbound, outbound
+from nanoclaw.channels.whatsapp.alive import Alive
+from nanoclaw.channels.whatsapp.files import Files
+from nanoclaw.channels.whatsapp.groupbook import GroupBook, Named
+from nanoclaw.channels.whatsapp.library import scrub
+from nanoclaw.channels.whatsapp.pairing import Pairing, State
+from nanoclaw.channels.whatsapp.session import Session, Up
+from nanoclaw.errors import NanoClawError, NotConnected, OutcomeUnknown, SendRefused, StoreError
+from nanoclaw.models import Account, Chat, Outgoing, OutKind, Progress, Sent
+
+NAME = "whatsapp"
+_LONGEST = 4000  # characters of one text
+_ACK = 80.0  # seconds; the library gives up after 75
+_SLOWEST = 60.0  # seconds between two tries to store a message
+_LAST_WORDS = 5.0  # seconds in which what has arrived is still stored when the host stops
+_MISSING = {
+    State.LOGGED_OUT: "What was written in between never comes to a device that was not linked.",
+    State.REPLACED: "What was written in between may have gone to the other program.",
+}
+_COMES = "What was written in between should come now; what WhatsApp did not keep is missing."
+
+
+class WhatsApp:
+    """The channel: one consumer in, one sender out, and signs of life beside them."""
+
+    name = NAME
+    pace = Pace(10, 30)
+
+    def __init__(
+        self, folder: Path, *, shared: bool, name: str, reaction: str, typing: bool,
+        clock: Callable[[], int], random: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """`folder` is made, 0700. `shared`: the number is the owner's own. `random` gives 0 <= x < 1."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        self.counts: Counter[str] = Counter()  # what was dropped, could not be read or not be decrypted
+        self.verbs: dict[str, Handler] = {"pair": self._on_pair, "logout": self._on_logout}
+        self._shared = shared
+        self._prefix = f"*{name}:* " if shared else ""
+        self._clock = clock
+        self._us: tuple[str, ...] = ()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._session = Session(folder, clock, random, self._events.put_nowait)
+        self._sending = asyncio.Lock()
+        self._groups = GroupBook(self._session)
+        self._files = Files(self._session)
+        self._alive = Alive(
+            self._session, self._sending, reaction=reaction, typing=typing, receipts=not shared, clock=clock
+        )
+
+    @property
+    def state(self) -> str:
+        """One of pairing.State."""
+        return self._session.pairing.state
+
+    @property
+    def detail(self) -> str:
+        """What a person should know or do."""
+        return self._session.pairing.detail
+
+    async def run(self, ears: Ears) -> None:
+        """Live until cancelled; what has arrived by then is still stored."""
+        async with asyncio.TaskGroup() as tg:
+            tg.create_task(self._listen(ears, tg), name="whatsapp in")
+            tg.create_task(self._alive.run(), name="whatsapp signs")
+            try:
+                await self._session.run()
+            finally:  # WhatsApp thinks that we have it
+                with_limit = asyncio.wait_for(self._events.join(), _LAST_WORDS)
+                await asyncio.gather(with_limit, return_exceptions=True)
+
+    # --- in ---------------------------------------------------------------------------------------
+
+    async def _listen(self, ears: Ears, tg: asyncio.TaskGroup) -> None:
+        while True:
+            event = await self._events.get()
+            await self._insist(event, ears, tg)
+            self._events.task_done()
+
+    async def _insist(self, event: Any, ears: Ears, tg: asyncio.TaskGroup) -> None:
+        """Until it is stored. What follows waits, and what WhatsApp has not given us yet stays there."""
+        delay = 1.0
+        while True:
+            try:
+                await self._take(event, ears, tg)
+                break
+            except StoreError as e:
+                self._session.hold(f"{e}; WhatsApp keeps what comes until it can be stored")
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _SLOWEST)
+            except Exception as e:
+                logger.error("What WhatsApp told could not be taken: {}", type(e).__name__)
+                break
+        self._session.release()
+
+    async def _take(self, event: Any, ears: Ears, tg: asyncio.TaskGroup) -> None:
+        match event:
+            case pb.Message():
+                await self._hear(event, ears)
+            case Up():
+                await self._on_up(event, ears)
+                tg.create_task(self._name_groups(ears), name="whatsapp groups")
+            case pb.JoinedGroup():
+                await self._name(self._groups.learn(event.GroupInfo), ears)
+            case pb.GroupInfoEvent():
+                await self._name(self._groups.change(event), ears)
+            case _:  # the library asks its sender again
+                self._count("undecryptable")
+
+    async def _hear(self, event: pb.Message, ears: Ears) -> None:
+        """The boundary of one message: whatever is wrong with it, the next one is heard."""
+        try:
+            msg = inbound.read(event, inbound.We(self._us, not self._shared), self._clock())
+            if msg.kind == "delete" and msg.is_group:
+                msg = replace(msg, by_admin=await self._groups.is_admin(msg.chat[0], msg.sender.jids))
+            await ears.hear(msg)
+        except StoreError:
+            raise
+        except inbound.Dropped as e:
+            self._count(e.reason)
+            if e.chat and e.expires is not None:
+                await ears.named(e.chat, "", e.expires)
+        except Exception as e:
+            logger.error("A message could not be read: {}", type(e).__name__)
+            self._count("unreadable")
+            await self._hear_instead(event, ears)
+
+    async def _hear_instead(self, event: pb.Message, ears: Ears) -> None:
+        """That there was one is kept, if it says at least where and by whom."""
+        bare = pb.Message(Info=event.Info, Message=Message(conversation="[unsupported: could not be read]"))
+        try:
+            msg = inbound.read(bare, inbound.We(self._us, not self._shared), self._clock())
+            await ears.hear(replace(msg, kind="unsupported"))
+        except StoreError:
+            raise
+        except Exception as e:
+            logger.error("It is dropped: {}", type(e).__name__)
+
+    async def _on_up(self, up: Up, ears: Ears) -> None:
+        self._us = tuple(text for jid in up.jids if (text := inbound.jid_text(jid)))
+        self._alive.renewed()
+        await ears.connected(Account(NAME, self._us, self._shared))
+        if up.after is not None:
+            minutes = max(1, up.down // 60_000)
+            words = _MISSING.get(up.after, _COMES)
+            await ears.tell(f"WhatsApp is connected again, after {minutes} min ({up.after}). {words}")
+
+    async def _name_groups(self, ears: Ears) -> None:
+        try:
+            for named in await self._groups.everything():
+                await self._name(named, ears)
+        except Exception as e:  # names come again with the next connect
+            logger.warning("The groups' names were not learned: {}", type(e).__name__)
+
+    async def _name(self, named: Named, ears: Ears) -> None:
+        jid, name, expires = named
+        if jid and (name or expires is not None):
+            await ears.named((jid,), name, expires)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+        logger.debug("WhatsApp: {} ({} so far)", what, self.counts[what])
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def parts(self, text: str) -> list[str]:
+        """In WhatsApp's marks; with room for the name that stands before it on a shared number."""
+        return markup.for_whatsapp(text, _LONGEST - len(self._prefix))
+
+    async def send(self, out: Outgoing) -> Sent:
+        """Return when WhatsApp has acknowledged it. Raises NotConnected, SendRefused, OutcomeUnknown."""
+        to, message = outbound.to_jid(out.chat.jid), self._message(out)
+        async with self._sending:
+            try:
+                async with asyncio.timeout(_ACK):
+                    answer = await self._session.call(lambda api: api.send_message(to, message))
+            except (SendMessageError, TimeoutError) as e:
+                raise self._failed(str(e)) from None
+        return Sent(answer.ID, answer.Timestamp * 1000)
+
+    def _message(self, out: Outgoing) -> Message:
+        if out.kind in (OutKind.REACTION, OutKind.EDIT) and out.quote is None:
+            raise SendRefused("the row does not say which message it is about")
+        prefix = "" if out.chat.jid in self._us else self._prefix
+        if out.kind is OutKind.REACTION and out.quote is not None:
+            return outbound.reaction(out.quote, out.chat.jid, out.text, self._clock())
+        if out.kind is OutKind.EDIT and out.quote is not None:
+            return outbound.edit(out.quote, out.chat.jid, prefix + out.text, self._clock())
+        return outbound.text_message(out, prefix + out.text, next(iter(self._us), ""))
+
+    def _failed(self, error: str) -> NanoClawError:
+        """What the library's words mean for the row."""
+        if "websocket not connected" in error or "doesn't contain a device" in error:
+            return NotConnected("WhatsApp is not connected")
+        if "server returned error" in error:
+            return SendRefused(f"WhatsApp refused it: {scrub(error)}")
+        if not error or "timed out" in error or "disconnect" in error or "reconnect" in error or "context" in error:
+            self._session.renew("a text was not acknowledged")
+            return OutcomeUnknown("WhatsApp did not acknowledge it")
+        return SendRefused(f"it could not be sent: {scrub(error)}")
+
+    def show(self, chat: Chat, progress: Progress) -> None:
+        """Best effort."""
+        self._alive.show(chat, progress)
+
+    async def fetch(self, ref: str, limit: int) -> bytes:
+        """The file of a Media.ref. Raises MediaRefused for good, NotConnected for now."""
+        return await self._files.fetch(ref, limit)
+
+    # --- control.sock -----------------------------------------------------------------------------
+
+    async def _on_pair(self, args: Frame, stream: Stream) -> None:
+        """Ask for a link (unless `watch`), and tell every change until nothing more comes, or the client leaves."""
+        if not args.get("watch"):
+            self._session.ask(str(args.get("phone") or ""))
+        left = asyncio.ensure_future(stream.receive())
+        try:
+            while not left.done():
+                pairing = self._session.pairing
+                await stream.send({"type": "pairing", **_frame(pairing)})
+                if pairing.over and not args.get("watch"):
+                    return
+                changed = asyncio.ensure_future(self._session.changes())
+                await asyncio.wait({left, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                await asyncio.gather(changed, return_exceptions=True)
+        finally:
+            left.cancel()
+            await asyncio.gather(left, return_exceptions=True)
+
+    async def _on_logout(self, args: Frame, stream: Stream) -> Frame:
+        return {"detail": await self._session.logout()}
+
+
+def _frame(pairing: Pairing) -> Frame:
+    return {
+        "state": str(pairing.state),
+        "detail": pairing.detail,
+        "qr": pairing.qr,
+        "code": pairing.code,
+        "expires_at": pairing.expires_at,
+    }
+
+
+__all__ = ["NAME", "WhatsApp"]

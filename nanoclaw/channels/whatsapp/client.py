@@ -1,0 +1,176 @@
+"""One client of the WhatsApp library, from connect to stop: its calls in our threads, its events in our loop.
+
+The library aborts the whole process when a call overlaps a connect or a stop, or comes before or after them; it
+blocks a thread of asyncio's own pool for its life, and it never ends when it is stopped while a QR code is shown.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import ctypes
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neonize.aioze.client import NewAClient
+from neonize.aioze.client import gocode as _go
+from neonize.events import EVENT_TO_INT, INT_TO_EVENT
+from neonize.proto.waCompanionReg.WAWebProtobufsCompanionReg_pb2 import DeviceProps
+
+from nanoclaw.channels.whatsapp.library import scrub
+from nanoclaw.errors import NotConnected
+
+_SETTLED = 1.0  # seconds in which a call that has begun is past the library's shared maps
+_STARTED = 2.0  # seconds in which a connect has made its entry in them
+_STOP = 10.0  # seconds for a stop; the other side of the websocket has 5 to answer
+_THREADS = 6  # a send, a sign of life, a download, a look at groups, and two to spare
+
+
+@dataclass(frozen=True)
+class Qr:
+    """A code to be scanned."""
+
+    code: str
+
+
+@dataclass(frozen=True)
+class LinkingOver:
+    """The library ended the linking: timeout, error, ..."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The session is dead: nothing more comes of this client."""
+
+    error: str
+
+
+def in_thread(func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    """Run it in a thread that keeps nobody from exiting."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(result)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = func(*args)
+        except Exception as e:
+            error = e
+        with contextlib.suppress(RuntimeError):  # the loop is closed; whoever waited is gone
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="whatsapp", daemon=True).start()
+    return done
+
+
+class Client:
+    """Connected once, stopped once, then thrown away."""
+
+    def __init__(self, database: Path, uuid: str, events: Iterable[type], tell: Callable[[Any], None]) -> None:
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "whatsapp")
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._ended: asyncio.Future[Any] = self._loop.create_future()
+        self._sign = asyncio.Event()  # the library has called back: its connect is past its maps
+        self._open = True
+        props = DeviceProps(os="NanoClaw", platformType=DeviceProps.CHROME)
+        self.api = api = NewAClient(str(database), props=props, uuid=uuid)
+        api._stop_finalizer.detach()  # it would stop when it is collected, beside any other call
+        api._NewAClient__client = self
+        api._NewAClient__onQr = self._on_qr
+        api._NewAClient__onLoginStatus = self._on_login
+        api.event.list_func = {EVENT_TO_INT[kind]: None for kind in events}
+        api.event.execute = self._on_event
+        self._task: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Begin; how it goes is told as events."""
+        self._task = await self.api.connect()
+        self._task.add_done_callback(self._on_end)
+
+    async def close(self) -> None:
+        """Stop. Calls that have begun end with an error of the library's, others never begin."""
+        self._open = False
+        for call in self._calls:
+            call.cancel()
+        if self._calls:
+            await asyncio.wait([asyncio.wrap_future(call) for call in self._calls], timeout=_SETTLED)
+        if self._task is not None and not self._task.done():
+            await self._past_connect()
+            await asyncio.wait([in_thread(_go.Stop, self.api.uuid)], timeout=_STOP)
+            if not self._ended.done():
+                self._ended.set_result(b"")  # while a QR was shown it never ends: its thread is left behind
+            await asyncio.wait([self._task])
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """What the library's wrapper calls: a function of Go's by its name."""
+        if name == "Neonize":
+            return self._live
+        return lambda *args: self._call(getattr(_go, name), *args)
+
+    async def _call(self, func: Callable[..., Any], *args: Any) -> Any:
+        if not self._open:
+            raise NotConnected("WhatsApp is not connected")
+        call = self._pool.submit(func, *args)
+        self._calls.add(call)
+        call.add_done_callback(lambda _: self._post(self._calls.discard, call))
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise NotConnected("WhatsApp was left before it began") from None  # `close` cancelled the call, not us
+
+    async def _live(self, *args: Any) -> Any:
+        thread = in_thread(_go.Neonize, *args)
+        thread.add_done_callback(lambda done: None if self._ended.done() else self._ended.set_result(done.result()))
+        return await self._ended
+
+    async def _past_connect(self) -> None:
+        try:
+            async with asyncio.timeout(_STARTED):
+                await self._sign.wait()
+        except TimeoutError:
+            return
+
+    # --- called by Go, in threads of its own ------------------------------------------------------
+
+    def _on_qr(self, _: int, address: int) -> None:
+        self._hear(Qr(ctypes.string_at(address).decode()))
+
+    def _on_login(self, _: int, address: int) -> None:
+        self._hear(LinkingOver(ctypes.string_at(address).decode(errors="replace") if address else ""))
+
+    def _on_event(self, _: int, address: int, size: int, code: int) -> None:
+        try:
+            event = INT_TO_EVENT[code].FromString(ctypes.string_at(address, size))
+        except Exception as e:  # nothing may be raised into Go
+            event = e
+        if code == 0:
+            self.api.me = event
+        else:
+            self._hear(event)
+
+    def _hear(self, event: Any) -> None:
+        self._post(self._sign.set)
+        self._post(self._tell, event)
+
+    def _post(self, func: Callable[..., Any], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed; whoever waited is gone
+            self._loop.call_soon_threadsafe(func, *args)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        error = "" if task.cancelled() or task.exception() is None else scrub(str(task.exception()))
+        self._sign.set()
+        self._tell(Ended(error))

@@ -1,0 +1,63 @@
+"""What we know of the groups that we are in: names, timers, and who may delete others' messages."""
+
+import asyncio
+from collections.abc import Iterable
+
+from neonize.exc import NeonizeError
+from neonize.proto.Neonize_pb2 import GroupInfo, GroupInfoEvent
+
+from nanoclaw.channels.whatsapp.inbound import jid_text
+from nanoclaw.channels.whatsapp.outbound import to_jid
+from nanoclaw.channels.whatsapp.session import Session
+from nanoclaw.errors import NotConnected, SendRefused
+
+_ASK = 10.0  # seconds to learn who the admins are
+_LIST = 60.0
+_MOST = 5000  # groups whose admins are kept in memory
+_NAME = 100  # characters
+
+Named = tuple[str, str, int | None]  # jid, name, timer
+
+
+class GroupBook:
+    """Filled by the library's list after each connect, and by what changes."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._admins: dict[str, frozenset[str]] = {}
+
+    async def everything(self) -> list[Named]:
+        """Ask for all groups; nothing when WhatsApp does not say."""
+        try:
+            async with asyncio.timeout(_LIST):
+                groups = await self._session.call(lambda api: api.get_joined_groups())
+        except (NeonizeError, NotConnected, TimeoutError):
+            return []
+        self._admins.clear()
+        return [self.learn(group) for group in groups]
+
+    def learn(self, group: GroupInfo) -> Named:
+        """Remember its admins; the rest is for the rows."""
+        jid = jid_text(group.JID)
+        admins = (p for p in group.Participants if p.IsAdmin or p.IsSuperAdmin)
+        if len(self._admins) < _MOST:
+            self._admins[jid] = frozenset(jid_text(j) for p in admins for j in (p.JID, p.LID, p.PhoneNumber)) - {""}
+        return jid, group.GroupName.Name[:_NAME], group.GroupEphemeral.DisappearingTimer
+
+    def change(self, event: GroupInfoEvent) -> Named:
+        """What an event tells of one group."""
+        jid = jid_text(event.JID)
+        if event.Promote or event.Demote or event.Leave:
+            self._admins.pop(jid, None)  # asked anew when it matters
+        timer = event.Ephemeral.DisappearingTimer if event.HasField("Ephemeral") else None
+        return jid, event.Name.Name[:_NAME] if event.HasField("Name") else "", timer
+
+    async def is_admin(self, group: str, person: Iterable[str]) -> bool:
+        """Whether the person is an admin there; no when nobody can say."""
+        if group not in self._admins:
+            try:
+                async with asyncio.timeout(_ASK):
+                    self.learn(await self._session.call(lambda api: api.get_group_info(to_jid(group))))
+            except (NeonizeError, NotConnected, SendRefused, TimeoutError):
+                return False
+        return not self._admins.get(group, frozenset()).isdisjoint(person)

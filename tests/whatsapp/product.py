@@ -1,0 +1,73 @@
+"""`nanoclaw run` as people start it: a process of its own, with nothing changed but its environment."""
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.whatsapp.server import FakeWhatsApp
+
+KEY = "fake-key-for-tests"
+PATIENCE = 40.0  # seconds: a start is the import of everything, on a busy machine
+
+
+class Product:
+    """One home, and the hosts that live in it one after the other."""
+
+    def __init__(self, home: Path, whatsapp: FakeWhatsApp, **settings: str) -> None:
+        self.home = home
+        settings = {"whatsapp": "shared", "home": str(home)} | settings
+        self._env = whatsapp.env() | {f"NANOCLAW_{key.upper()}": value for key, value in settings.items()}
+        self._env["ANTHROPIC_API_KEY"] = KEY
+        self.process: Process | None = None
+
+    async def start(self) -> None:
+        """A new process."""
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "nanoclaw", "run", env=self._env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        )
+
+    async def pairing(self, true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """What pairing.json says once `true` holds of it."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                path = self.home / "whatsapp/pairing.json"
+                found = json.loads(path.read_text()) if path.exists() else {}
+                if found and true(found):
+                    return dict(found)
+                assert self.process
+                assert self.process.returncode is None, (await self.process.communicate())[1].decode()[-2000:]
+                await asyncio.sleep(0.02)
+
+    async def link(self, whatsapp: FakeWhatsApp) -> None:
+        """Start it, scan what it shows."""
+        await self.start()
+        whatsapp.scan(await self.qr())
+        await self.state("connected")
+
+    async def state(self, state: str) -> dict[str, Any]:
+        """Until it is in this state."""
+        return await self.pairing(lambda now: now["state"] == state)
+
+    async def qr(self) -> str:
+        """The QR, where a front end finds it."""
+        return str((await self.pairing(lambda now: now["qr"]))["qr"])
+
+    async def kill(self) -> None:
+        """However it stands, it is gone."""
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+            await self.process.communicate()
+
+    async def end(self) -> tuple[int, float]:
+        """SIGTERM; the exit code, and the seconds it took."""
+        assert self.process
+        began = time.perf_counter()
+        self.process.terminate()
+        async with asyncio.timeout(PATIENCE):
+            await self.process.communicate()
+        return int(self.process.returncode or 0), time.perf_counter() - began
