@@ -5,6 +5,8 @@ By hand: `python -m tests.model_server [--port N] [--script NAME]`.
 
 import argparse
 import asyncio
+import base64
+import io
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+from PIL import Image
 
 Json = dict[str, Any]
 
@@ -95,9 +98,10 @@ class Seen:
 
     @property
     def said(self) -> str:
-        """The newest text of a person: the last user text that is no reminder of the CLI."""
+        """The newest text of a person: the last user text that is no reminder of the CLI, and none of its notes."""
         texts = [t for m in self.body.get("messages", []) if m.get("role") == "user" for t in _texts(m.get("content"))]
-        return next((t for t in reversed(texts) if not t.lstrip().startswith("<system-reminder>")), "")
+        notes = ("<system-reminder>", "[Image: source: ")  # the CLI keeps a copy of each picture
+        return next((t for t in reversed(texts) if not t.lstrip().startswith(notes)), "")
 
     @property
     def tool_results(self) -> list[str]:
@@ -401,7 +405,7 @@ def fault(body: Json) -> str:
     names = [t.get("name") for t in body.get("tools", [])]
     if len(names) != len(set(names)):
         return "tools: Tool names must be unique."
-    return _message_fault(messages)
+    return _message_fault(messages) or _pictures_fault(messages)
 
 
 def _message_fault(messages: list[Json]) -> str:
@@ -434,6 +438,39 @@ def _content_fault(message: Json, number: int, last: bool) -> str:
     for place, block in enumerate(content if isinstance(content, list) else []):
         if block.get("type") == "text" and not block.get("text"):
             return f"messages.{number}.content.{place}.text: text content blocks must be non-empty"
+    return ""
+
+
+def _pictures_fault(messages: list[Json]) -> str:
+    found = [b for m in messages for b in _pictures(m.get("content"))]
+    if len(found) > 100:
+        return "messages: too many images: at most 100"
+    side = 2000 if len(found) > 20 else 8000
+    return next(filter(None, (_picture_fault(b.get("source", {}), side) for b in found)), "")
+
+
+def _pictures(content: object) -> list[Json]:
+    """Those in the results of tools too."""
+    blocks = [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
+    own = [b for b in blocks if b.get("type") == "image"]
+    return own + [p for b in blocks if b.get("type") == "tool_result" for p in _pictures(b.get("content"))]
+
+
+def _picture_fault(source: Json, side: int) -> str:
+    kinds = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF", "image/webp": "WEBP"}
+    if source.get("type") != "base64" or source.get("media_type") not in kinds:
+        return "image.source: Input should be base64 with one of the four media types"
+    if len(source["data"]) > 5 << 20:
+        return f"image.source.base64: image exceeds 5 MB maximum: {len(source['data'])} bytes > 5242880 bytes"
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(source["data"], validate=True))) as picture:
+            picture.load()
+    except Exception:
+        return "Could not process image"
+    if picture.format != kinds[source["media_type"]]:
+        return f"image.source.base64: specified as {source['media_type']}, but appears to be {picture.format}"
+    if max(picture.size) > side:
+        return f"At least one of the image dimensions exceed max allowed size: {side} pixels"
     return ""
 
 

@@ -188,9 +188,9 @@ async def test_body_limits(way: Way) -> None:
 
 
 async def test_large_request_passes(way: Way) -> None:
-    """A request with a picture of 2 MiB is parsed beside the loop and arrives whole."""
-    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x" * (2 << 20)}}
-    ask = ASK | {"messages": [{"role": "user", "content": [image]}]}
+    """A request with a document of 2 MiB is parsed beside the loop and arrives whole."""
+    page = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x" * (2 << 20)}}
+    ask = ASK | {"messages": [{"role": "user", "content": [page]}]}
     async with way.http() as http, http.post("/v1/messages", data=io.BytesIO(json.dumps(ask).encode())) as answer:
         assert answer.status == 200
     assert way.model.requests[0].body == ask

@@ -1,14 +1,17 @@
 """The stand-in model server: it says what the script says and refuses what the real API refuses."""
 
 import asyncio
+import base64
+import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+from PIL import Image
 
-from tests.model_server import Cut, ModelServer, Raw, Slow, Status, Text, Thinking, ToolUse
+from tests.model_server import Cut, ModelServer, Raw, Slow, Status, Text, Thinking, ToolUse, fault
 
 
 @pytest.fixture
@@ -147,3 +150,39 @@ async def test_counts_tokens(model: ModelServer) -> None:
     assert status == 200
     assert answer["input_tokens"] > 0
     assert model.requests[0].path == "/v1/messages/count_tokens"
+
+
+def picture(width: int = 30, form: str = "png", height: int = 30, **source: Any) -> dict[str, Any]:
+    """An image block."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height)).save(out, form)
+    data = base64.b64encode(out.getvalue()).decode()
+    return {"type": "image", "source": {"type": "base64", "media_type": f"image/{form}", "data": data, **source}}
+
+
+PICTURES = [
+    ([picture()], ""),
+    ([picture(form="webp")] * 100, ""),
+    ([picture()] * 101, "at most 100"),
+    ([picture(8000)], ""),
+    ([picture(8001)], "8000 pixels"),
+    ([picture(2001)] * 20, ""),
+    ([picture(2001)] + [picture()] * 20, "2000 pixels"),
+    ([picture(media_type="image/jpeg")], "appears to be PNG"),
+    ([picture(media_type="image/tiff")], "four media types"),
+    ([picture(type="url")], "four media types"),
+    ([picture(data="????")], "Could not process image"),
+    ([picture(data=base64.b64encode(b"hello").decode())], "Could not process image"),
+    ([picture(data="A" * (6 << 20))], "exceeds 5 MB"),
+    ([{"type": "tool_result", "tool_use_id": "t", "content": [picture(8001)]}], "8000 pixels"),
+]
+
+
+@pytest.mark.parametrize(("blocks", "wanted"), PICTURES)
+def test_refuses_pictures_as_the_real_one_does(blocks: list[dict[str, Any]], wanted: str) -> None:
+    """By size, number, type and content, wherever they stand."""
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "Read", "input": {}}]}
+    before = [call] if blocks[0]["type"] == "tool_result" else []
+    told = fault(body({"role": "user", "content": "hi"}, *before, {"role": "user", "content": blocks}))
+    assert wanted in told
+    assert bool(told) == bool(wanted)

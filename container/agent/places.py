@@ -13,6 +13,7 @@ class Places:
     model_socket: Path = Path("/run/nanoclaw/sockets/model.sock")
     model_port: int = 8080
     group: Path = Path("/workspace/group")
+    media: Path = Path("/workspace/media")
     global_memory: Path = Path("/workspace/global/CLAUDE.md")
     persona: Path = Path("/opt/agent/persona.md")
     settings: Path = Path("/opt/agent/managed-settings.json")

@@ -149,11 +149,15 @@ class Turns:
         if not self._given:
             end_leftovers(self._cli)
         await self._reload_skills()
+        content: str | list[dict[str, Any]] = self._preface + letter.text
+        if letter.images:
+            shown = await asyncio.to_thread(_pictures, self._places.media, letter.images)
+            content = [*shown, {"type": "text", "text": content}]
+        self._preface = ""
         # Always a new uuid: the CLI skips a message whose uuid its transcript knows, and a turn that is
         # tried again, here or in a resumed session, has the same id.
         key = str(uuid.uuid4())
         self._given[key] = letter.turn
-        content, self._preface = self._preface + letter.text, ""
         await self._client.query(_one({"type": "user", "message": {"role": "user", "content": content}, "uuid": key}))
 
     async def stop(self, turn: str) -> None:
@@ -242,6 +246,12 @@ class Turns:
         # The SDK has no public way to send these two; a test on the pinned version holds them.
         reply: dict[str, Any] = await self._client._query._send_control_request({"subtype": subtype, **fields})  # type: ignore[union-attr]
         return reply
+
+
+def _pictures(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    from agent import pictures  # here, so that only who is sent a picture waits for Pillow
+
+    return pictures.blocks(folder, names)
 
 
 def _skills(places: Places) -> frozenset[tuple[str, int, int]]:
