@@ -6,15 +6,20 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
 uv_version=0.13.8 # makes the locks
 yes=
+# The WhatsApp library, which reads it when the process starts, would mark what goes to phone numbers as a business bot's.
+export NEONIZE_BOT_TAG=off
 
 usage() {
   cat <<'END'
 ./nanoclaw.sh [--yes] [command]     --yes answers every question with yes
 
-  ./nanoclaw.sh                     set up what is missing, then talk to the assistant
+  ./nanoclaw.sh                     set up what is missing, link WhatsApp, then talk to the assistant
   ./nanoclaw.sh chat -m "Hello"     one message, one reply
-  ./nanoclaw.sh setup               API key or token, daily limit, time zone
+  ./nanoclaw.sh setup               API key or token, WhatsApp number, daily limit, time zone
+  ./nanoclaw.sh pair                link WhatsApp; by a code to type: pair --phone +49...
+  ./nanoclaw.sh logout              unlink it
   ./nanoclaw.sh run                 serve until stopped
+  ./nanoclaw.sh demo                see it work first: no account, no key
   ./nanoclaw.sh test                lint, types and all tests, those against the engine included
   ./nanoclaw.sh test -k mailbox     some tests (the rest of the line is pytest's)
   ./nanoclaw.sh bench               the numbers, beside their floors
@@ -251,7 +256,7 @@ main() {
     esac
     shift
     # Behind these words everything is the command's own.
-    case $command in '' | test | bench | lock) ;; *) break ;; esac
+    case $command in '' | test | bench | demo | lock) ;; *) break ;; esac
   done
   case $command in
     -h | --help | help) usage ;;
@@ -263,13 +268,19 @@ main() {
       cd "$here"
       exec "$venv/bin/python" -m tests.bench "$@"
       ;;
+    demo)
+      prepare dev
+      ensure_image
+      cd "$here"
+      exec "$venv/bin/python" -m tests.demo "$@"
+      ;;
     '')
       prepare host
       ensure_settings # asked before what takes long
       any_image || ensure_image
       exec "$venv/bin/nanoclaw" chat
       ;;
-    chat | run)
+    chat | run | pair)
       prepare host
       any_image || ensure_image
       exec "$venv/bin/nanoclaw" "$command" "$@"

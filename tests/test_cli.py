@@ -1,16 +1,10 @@
 """The command line against a scripted host on a real control socket, the interactive chat on a real pty."""
 
 import asyncio
-import fcntl
 import json
-import os
-import pty
 import re
-import signal
-import struct
 import sys
-import termios
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +14,7 @@ import pytest
 from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
 from nanoclaw.models import Account, Chat, Incoming, Outgoing, OutKind, Progress, Show
+from tests.commands import Terminal, nanoclaw, start
 
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
 Script = Callable[["Host", Incoming], Awaitable[Frame]]
@@ -104,20 +99,6 @@ class Host:
 
 async def echo(host: Host, message: Incoming) -> Frame:
     return {"state": "done", "error": "", "turn": "t1", "outgoing": [host.send(f"You said {message.text[:30]}")]}
-
-
-async def start(home: Path, *args: str | bytes, **env: str) -> Process:
-    base = {key: value for key, value in os.environ.items() if not key.startswith("NANOCLAW_")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "nanoclaw", *args,
-        stdin=PIPE, stdout=PIPE, stderr=PIPE, env=base | {"NANOCLAW_HOME": str(home), **env},
-    )  # fmt: skip
-
-
-async def nanoclaw(home: Path, *args: str | bytes, data: bytes = b"", **env: str) -> tuple[int | None, str, str]:
-    process = await start(home, *args, **env)
-    out, err = await process.communicate(data)
-    return process.returncode, out.decode(), err.decode()
 
 
 # --- without a host ----------------------------------------------------------------------------
@@ -323,56 +304,10 @@ async def test_run_serves_until_it_is_stopped(tmp_path: Path) -> None:
 # --- interactive -------------------------------------------------------------------------------
 
 
-class Terminal:
-    """`nanoclaw chat` on a pty."""
-
-    def __init__(self, process: Process, fd: int) -> None:
-        self.process = process
-        self._fd = fd
-        self._data = asyncio.Event()
-        self.screen = ""
-        asyncio.get_running_loop().add_reader(fd, self._read)
-
-    @classmethod
-    async def open(cls, home: Path) -> "Terminal":
-        outer, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nanoclaw", "chat", stdin=inner, stdout=inner, stderr=inner,
-            env=os.environ | {"NANOCLAW_HOME": str(home), "TERM": "xterm"}, start_new_session=True,
-        )  # fmt: skip
-        os.close(inner)
-        terminal = cls(process, outer)
-        await terminal.shows("> ")
-        return terminal
-
-    def _read(self) -> None:
-        try:
-            self.screen += os.read(self._fd, 1 << 16).decode("utf-8", "replace")
-        except OSError:
-            asyncio.get_running_loop().remove_reader(self._fd)
-        self._data.set()
-
-    async def shows(self, text: str) -> str:
-        """Wait until it does; forgets what came up to then, and returns it."""
-        while text not in self.screen:
-            self._data.clear()
-            await self._data.wait()
-        before, _, self.screen = self.screen.partition(text)
-        return before
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def press_ctrl_c(self) -> None:
-        """As a terminal does for its foreground process (the pty here controls no session)."""
-        self.process.send_signal(signal.SIGINT)
-
-    async def ends(self) -> int:
-        code = await self.process.wait()
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
-        return code
+async def open_chat(home: Path) -> Terminal:
+    terminal = await Terminal.open(home, "chat")
+    await terminal.shows("> ")
+    return terminal
 
 
 async def test_talking(tmp_path: Path) -> None:
@@ -387,7 +322,7 @@ async def test_talking(tmp_path: Path) -> None:
         return {"state": "done", "outgoing": [host.send("Hello **there**\x1b]0;title\x07")]}
 
     async with Host(tmp_path, script).living() as host:
-        terminal = await Terminal.open(tmp_path)
+        terminal = await open_chat(tmp_path)
         terminal.type("hi\n")
         await terminal.shows("Hello **th")
         go_on.set()
@@ -413,7 +348,7 @@ async def test_ctrl_c_stops_the_turn_and_twice_leaves(tmp_path: Path) -> None:
         return {"state": "done", "outgoing": [host.send("Stopped.")]}
 
     async with Host(tmp_path, script).living() as host:
-        terminal = await Terminal.open(tmp_path)
+        terminal = await open_chat(tmp_path)
         terminal.type("work hard\n")
         await terminal.shows("thinking")
         terminal.press_ctrl_c()
@@ -428,9 +363,8 @@ async def test_ctrl_c_stops_the_turn_and_twice_leaves(tmp_path: Path) -> None:
 async def test_the_terminal_is_left_as_it_was(tmp_path: Path) -> None:
     """Also when the host ends while the line editor waits: echo is back, and one line says what happened."""
     async with Host(tmp_path, echo).living():
-        terminal = await Terminal.open(tmp_path)
+        terminal = await open_chat(tmp_path)
     await terminal.shows("nanoclaw: the assistant ended")
-    after = termios.tcgetattr(terminal._fd)
+    echoes = terminal.echoes
     assert await terminal.ends() == 1
-    assert after[3] & termios.ECHO
-    assert after[3] & termios.ICANON
+    assert echoes

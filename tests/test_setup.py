@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw.cli.setup import add_settings, kind_of, system_zone, write_credential
+from nanoclaw.cli.setup import kind_of, set_settings, system_zone, write_credential
 from nanoclaw.config import load, read_credential
 from nanoclaw.errors import ConfigError
 from nanoclaw.gateway import Credential, CredentialKind
@@ -54,11 +54,22 @@ def test_key_from_stdin(home: Path, secret: str, kind: CredentialKind, variable:
 
 
 def test_defaults_are_settings_that_load(home: Path) -> None:
-    """--yes writes a limit and a zone, and nothing that was not to be chosen."""
+    """--yes writes a limit, a zone and no number, and nothing that was not to be chosen."""
     run_setup(home, "--key-stdin", "--yes", stdin=KEY)
     keys = [line.partition(" = ")[0] for line in (home / "nanoclaw.toml").read_text().splitlines()]
-    assert keys == ["tokens_per_day", "zone"]
-    assert load({"NANOCLAW_HOME": str(home)}).tokens_per_day == 5_000_000
+    assert keys == ["whatsapp", "tokens_per_day", "zone"]
+    settings = load({"NANOCLAW_HOME": str(home)})
+    assert (settings.tokens_per_day, settings.whatsapp) == (5_000_000, "off")
+
+
+@pytest.mark.parametrize("number", ["own", "shared"])
+def test_the_number_without_a_question(home: Path, number: str) -> None:
+    """A script says it in an option, which also changes it later; what is no choice is refused."""
+    assert run_setup(home, "--key-stdin", "--yes", "--whatsapp", number, stdin=KEY).returncode == 0
+    assert load({"NANOCLAW_HOME": str(home)}).whatsapp == number
+    assert run_setup(home, "--whatsapp", "off").returncode == 0
+    assert load({"NANOCLAW_HOME": str(home)}).whatsapp == "off"
+    assert run_setup(home, "--whatsapp", "mine").returncode == 2
 
 
 def test_second_time_asks_nothing(home: Path) -> None:
@@ -111,7 +122,7 @@ def test_home_that_is_not_writable(tmp_path: Path) -> None:
 
 
 def test_questions_in_a_terminal(home: Path) -> None:
-    """With a terminal it asks for all three, and shows no letter of the key."""
+    """With a terminal it asks for all four, the number again where the answer is none; no letter of the key is seen."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         _COMMAND, env=environ(home), stdin=follower, stdout=follower, stderr=follower, start_new_session=True
@@ -121,7 +132,11 @@ def test_questions_in_a_terminal(home: Path) -> None:
             # The last space comes when the answer is really read: what is typed sooner is thrown away.
             read_until(leader, b"(not shown): ")
             os.write(leader, f"{KEY}\n".encode())
-            shown = read_until(leader, b"[5000000]: ")
+            shown = read_until(leader, b"[own]: ")
+            os.write(leader, b"mine\n")
+            shown += read_until(leader, b"[own]: ")
+            os.write(leader, b"Shared\n")
+            shown += read_until(leader, b"[5000000]: ")
             os.write(leader, b"1000000\n")
             shown += read_until(leader, b"]: ")
             os.write(leader, b"Europe/Berlin\n")
@@ -132,7 +147,8 @@ def test_questions_in_a_terminal(home: Path) -> None:
             os.close(leader)
     assert KEY.encode() not in shown
     settings = load({"NANOCLAW_HOME": str(home)})
-    assert (settings.tokens_per_day, settings.zone) == (1_000_000, "Europe/Berlin")
+    assert (settings.whatsapp, settings.tokens_per_day, settings.zone) == ("shared", 1_000_000, "Europe/Berlin")
+    assert b"reminders are silent" in shown
     assert read_credential(home, {}) == Credential(CredentialKind.API_KEY, KEY)
 
 
@@ -153,18 +169,19 @@ def test_new_credential_replaces_the_old_one(home: Path) -> None:
 
 
 def test_settings_keep_what_is_there(home: Path) -> None:
-    """Other keys and comments stay."""
+    """Other keys and comments stay; the same key is replaced."""
     home.mkdir()
     (home / "nanoclaw.toml").write_text('# mine\nname = "Rob"\n')
-    add_settings(home, {"tokens_per_day": 5})
-    assert (home / "nanoclaw.toml").read_text() == 'tokens_per_day = 5\n# mine\nname = "Rob"\n'
+    set_settings(home, {"tokens_per_day": 5})
+    set_settings(home, {"tokens_per_day": 6})
+    assert (home / "nanoclaw.toml").read_text() == 'tokens_per_day = 6\n# mine\nname = "Rob"\n'
 
 
 @pytest.mark.parametrize("wrong", [{"tokens_per_day": -1}, {"zone": "Mars/Base"}, {"zone": 'UTC"\nname = "x'}])
 def test_wrong_settings_are_not_written(home: Path, wrong: dict[str, int | str]) -> None:
     """A value that would not load again never gets into the file."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        add_settings(home, wrong)
+        set_settings(home, wrong)
     assert not home.exists()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from nanoclaw import __version__
-from nanoclaw.cli import chat, image, run, setup, status
+from nanoclaw.cli import chat, image, pair, run, setup, status
 from nanoclaw.errors import NanoClawError
 
 # \b keeps the lines as they are.
@@ -19,6 +19,7 @@ Examples:
   nanoclaw setup                    ask once for what is missing
   nanoclaw chat                     talk to the assistant here
   nanoclaw chat -m "What is new?"   one message, one reply
+  nanoclaw pair                     link WhatsApp
   nanoclaw run                      serve until stopped
   nanoclaw status                   how it is doing
 
@@ -53,6 +54,8 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("stop")(run.stop)
 app.command("setup")(setup.setup)
+app.command("pair")(pair.pair)
+app.command("logout")(pair.logout)
 app.add_typer(image.app, name="image")
 
 

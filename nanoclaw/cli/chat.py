@@ -7,8 +7,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,8 +16,8 @@ import typer
 
 from nanoclaw import notices
 from nanoclaw.channels.control_sock import MAX_LINE, Client, connect
-from nanoclaw.cli.run import cancel_on, hosted
-from nanoclaw.errors import Cause, NanoClawError, NotRunning
+from nanoclaw.cli.run import Reached, cancel_on, reach
+from nanoclaw.errors import Cause, NanoClawError
 from nanoclaw.models import OutKind, Show, TurnState
 from nanoclaw.prompts import plain
 
@@ -75,23 +74,6 @@ def _checked(message: str | None) -> str:
 def _misused(told: str) -> NoReturn:
     typer.echo(f"nanoclaw: {told}", err=True)
     raise typer.Exit(2)
-
-
-@asynccontextmanager
-async def _reach(progress: Callable[[str], None]) -> AsyncIterator[Path]:
-    """control.sock of the living host, else of one that lives as long as the block."""
-    from nanoclaw.config import home_of
-
-    path = home_of(os.environ) / "control.sock"
-    try:
-        client = await connect(path)
-    except NotRunning:
-        quiet = "DEBUG" if os.environ.get("NANOCLAW_LOG_LEVEL") == "DEBUG" else "CRITICAL"
-        async with hosted(progress, stderr_level=quiet) as path:
-            yield path
-    else:
-        await client.close()
-        yield path
 
 
 @dataclass(frozen=True)
@@ -187,9 +169,9 @@ def _fault(state: str, error: str) -> str:
 async def _say(text: str, timeout: float | None) -> Outcome:  # noqa: ASYNC109 - the user's own limit
     heard: list[Said] = []
     try:
-        async with asyncio.timeout(timeout), _reach(_dim) as path, await connect(path) as client:
+        async with asyncio.timeout(timeout), reach(_dim) as host, await connect(host.path) as client:
             await client.attach()
-            conversation = Conversation(path, client, heard.append, _dim_progress)
+            conversation = Conversation(host.path, client, heard.append, _dim_progress)
             async with asyncio.TaskGroup() as tasks:
                 listening = tasks.create_task(conversation.listen(), name="listen")
                 outcome = await conversation.exchange(text)
@@ -216,9 +198,15 @@ def _dim_progress(show: Show, text: str) -> None:
 
 
 async def _talk() -> None:
+    async with reach(_dim) as host:
+        await _link_first(host)
+        await _open(host.path)
+
+
+async def _open(path: Path) -> None:
     from nanoclaw.cli.screen import Screen
 
-    async with _reach(_dim) as path, await connect(path) as client:
+    async with await connect(path) as client:
         await client.attach()
         screen = Screen(path.parent / "chat_history")
         conversation = Conversation(path, client, lambda said: screen.message(said.text), screen.progress)
@@ -232,6 +220,16 @@ async def _talk() -> None:
         finally:
             screen.close()
             cancel_on(signal.SIGINT, signal.SIGTERM)  # a host in this process may take its time to end
+
+
+async def _link_first(host: Reached) -> None:
+    """Where this process has just become the host of a WhatsApp number that nobody linked: its code. Ctrl-C skips."""
+    from nanoclaw.cli import pair
+
+    async with asyncio.TaskGroup() as tasks:
+        linking = tasks.create_task(pair.offer(host), name="link")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, linking.cancel)
+    cancel_on(signal.SIGINT)
 
 
 async def _exchanges(conversation: Conversation, screen: "Screen") -> None:

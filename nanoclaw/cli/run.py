@@ -1,4 +1,4 @@
-"""nanoclaw run: the host until it is stopped; nanoclaw stop: stops it."""
+"""nanoclaw run: the host until it is stopped; nanoclaw stop: stops it; and how commands reach one."""
 
 import asyncio
 import os
@@ -6,11 +6,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from nanoclaw.errors import NanoClawError
+from nanoclaw.errors import NanoClawError, NotRunning
 
 STOP_TIMEOUT = 60.0  # seconds; the host's own stages add up to less
 
@@ -23,9 +24,23 @@ def run() -> None:
 async def _run() -> None:
     cancel_on(signal.SIGINT)
     with suppress(asyncio.CancelledError):
-        async with hosted(_say):
+        async with hosted(_say) as path, asyncio.TaskGroup() as tasks:
             _say("ready; talk to it with: nanoclaw chat")
+            tasks.create_task(_show_codes(path), name="codes")
             await asyncio.Event().wait()
+
+
+async def _show_codes(path: Path) -> None:
+    """While WhatsApp waits to be linked: its codes, or where nobody looks one line of advice."""
+    from nanoclaw.cli import pair
+    from nanoclaw.cli.pair_screen import Lines, Scroll
+    from nanoclaw.config import load
+
+    config = load(os.environ)
+    if config.whatsapp != "off":
+        view = Scroll(pair.whose_phone(config)) if sys.stderr.isatty() else Lines(pair.where_the_code_is(config.home))
+        with suppress(NanoClawError):  # the host serves on, whatever becomes of this view
+            await pair.follow(path, view, {"watch": True}, lambda now, offered: False)
 
 
 def cancel_on(*signals: signal.Signals) -> None:
@@ -40,6 +55,32 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """A living host."""
+
+    path: Path  # its control.sock
+    ours: bool  # it lives in this process
+
+
+@asynccontextmanager
+async def reach(progress: Callable[[str], None]) -> AsyncIterator[Reached]:
+    """The living host, else one that lives as long as the block."""
+    from nanoclaw.channels.control_sock import connect
+    from nanoclaw.config import home_of
+
+    path = home_of(os.environ) / "control.sock"
+    try:
+        client = await connect(path)
+    except NotRunning:
+        quiet = "DEBUG" if os.environ.get("NANOCLAW_LOG_LEVEL") == "DEBUG" else "CRITICAL"
+        async with hosted(progress, stderr_level=quiet) as path:
+            yield Reached(path, True)
+    else:
+        await client.close()
+        yield Reached(path, False)
+
+
 @asynccontextmanager
 async def hosted(progress: Callable[[str], None], stderr_level: str = "") -> AsyncIterator[Path]:
     """A host in this process, ready, for as long as the block runs; yields its control.sock."""
@@ -47,6 +88,10 @@ async def hosted(progress: Callable[[str], None], stderr_level: str = "") -> Asy
     from nanoclaw.config import load, read_credential
 
     config = load(os.environ)  # a wrong setting is told before the heavy imports
+    if config.whatsapp != "off":
+        from nanoclaw.cli.descriptors import set_apart
+
+        set_apart(config.home)
     from nanoclaw import app
 
     def secrets() -> list[str]:

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 from pydantic import ValidationError
@@ -20,6 +20,14 @@ VARIABLES = {CredentialKind.API_KEY: "ANTHROPIC_API_KEY", CredentialKind.OAUTH: 
 _PREFIXES = {"sk-ant-api": CredentialKind.API_KEY, "sk-ant-oat": CredentialKind.OAUTH}
 _LIMIT = """How many tokens may each chat use a day? 5,000,000 are 15 to 25 dollars at the most at a Sonnet model's
 list prices; an ordinary day costs far less. 0 is no limit."""
+_NUMBERS = """Which WhatsApp number shall the assistant have?
+  own     one of its own, as on a spare SIM (recommended): its messages ring on your phone, others can write to it
+  shared  yours (quick to try): you talk to it in "message yourself". It reads all your chats along, though it keeps
+          nothing of those that you do not add; WhatsApp does not notify you of your own account's messages, so its
+          reminders are silent; and it never shows "typing", which would mute your phone
+  off     none: only the terminal, for now"""
+
+Number = Literal["own", "shared", "off"]
 
 
 def setup(
@@ -28,8 +36,11 @@ def setup(
     key_file: Annotated[Path | None, typer.Option(help="Read the API key or token from this file.")] = None,
     replace_key: Annotated[bool, typer.Option("--replace-key", help="Ask for another API key or token.")] = False,
     kind: Annotated[CredentialKind | None, typer.Option(help="What it is, where it does not show.")] = None,
+    whatsapp: Annotated[
+        Number | None, typer.Option(help="The assistant's WhatsApp number, without a question.")
+    ] = None,
 ) -> None:
-    """Ask once for what is missing: API key or token, daily limit, time zone."""
+    """Ask once for what is missing: API key or token, WhatsApp number, daily limit, time zone."""
     config = load(os.environ)  # a broken file is said before anything is asked
     asking = sys.stdin.isatty() and not yes
     home = config.home
@@ -39,10 +50,12 @@ def setup(
         if not asking:
             _incomplete("no API key or token: run `nanoclaw setup` in a terminal, or `nanoclaw setup --key-file PATH`")
         _keep_credential(home, typer.prompt("API key or OAuth token (not shown)", hide_input=True), kind, asking)
+    if whatsapp is not None:
+        set_settings(home, {"whatsapp": whatsapp})
     if missing := _missing(home, os.environ):
         if not (asking or yes):
             _incomplete(f"{' and '.join(missing)} not chosen yet: run `nanoclaw setup` in a terminal, or with --yes")
-        add_settings(home, {key: _choose(key, asking) for key in missing})
+        set_settings(home, {key: _choose(key, asking) for key in missing})
     typer.echo(f"Everything is set up in {home}.")
 
 
@@ -98,15 +111,30 @@ def write_credential(home: Path, credential: Credential) -> None:
 def _missing(home: Path, environ: Mapping[str, str]) -> list[str]:
     """The keys that are to be chosen once and stand nowhere yet."""
     stored = tomllib.loads("\n".join(_lines(home / SETTINGS_FILE)))
-    return [k for k in ("tokens_per_day", "zone") if k not in stored and f"NANOCLAW_{k.upper()}" not in environ]
+    return [
+        k for k in ("whatsapp", "tokens_per_day", "zone") if k not in stored and f"NANOCLAW_{k.upper()}" not in environ
+    ]
 
 
 def _choose(key: str, asking: bool) -> int | str:
+    if key == "whatsapp":
+        return ask_number() if asking else "off"
     if key == "tokens_per_day":
         limit: int = Config.model_fields[key].default
         return typer.prompt(f"{_LIMIT}\nTokens a day", default=limit, type=int) if asking else limit
     zone = system_zone(Path("/"), os.environ)
     return str(typer.prompt("Time zone", default=zone)) if asking else zone
+
+
+def ask_number() -> Number:
+    """Which WhatsApp number, with what each choice means."""
+    return cast(Number, typer.prompt(f"{_NUMBERS}\nNumber", default="own", value_proc=_number))
+
+
+def _number(answer: str) -> str:
+    if (word := answer.strip().lower()) not in get_args(Number):
+        raise typer.BadParameter(f"one of {', '.join(get_args(Number))}")
+    return word
 
 
 def system_zone(root: Path, environ: Mapping[str, str]) -> str:
@@ -128,13 +156,14 @@ def _fault(values: Mapping[str, int | str]) -> str:
     return ""
 
 
-def add_settings(home: Path, values: Mapping[str, int | str]) -> None:
-    """Put these new keys into nanoclaw.toml, whose other lines stay. Raises ConfigError, and then writes nothing."""
+def set_settings(home: Path, values: Mapping[str, int | str]) -> None:
+    """Put these keys into nanoclaw.toml, whose others stay. Raises ConfigError, and then writes nothing."""
     if fault := _fault(values):
         raise ConfigError(fault)
     # Above what is there: below a table's header they would belong to the table.
     new = [f"{key} = {_toml(value)}" for key, value in values.items()]
-    _write(home / SETTINGS_FILE, [*new, *_lines(home / SETTINGS_FILE)])
+    kept = [line for line in _lines(home / SETTINGS_FILE) if line.partition("=")[0].strip() not in values]
+    _write(home / SETTINGS_FILE, [*new, *kept])
 
 
 def _toml(value: int | str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nanoclaw.channels.control_sock import connect
+from nanoclaw.cli.pair import WAITING
 from nanoclaw.errors import NotRunning
 from nanoclaw.prompts import plain
 
@@ -36,9 +37,18 @@ def _lines(told: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in told.items():
         entries = value if isinstance(value, list) else []
+        if key == "channels":
+            entries = [_channel(entry) for entry in entries]
         lines.append(f"{key}: {len(entries) if isinstance(value, list) else _cell(value)}")
         lines += [f"  {_cell(entry)}" for entry in entries]
     return lines
+
+
+def _channel(told: dict[str, Any]) -> str:
+    """Its name, its state, and what to do about it."""
+    line = f"{told.get('name')}: {str(told.get('state')).replace('_', ' ')}"
+    detail = told.get("detail") or ("not linked: nanoclaw pair" if told.get("state") in WAITING else "")
+    return f"{line} ({detail})" if detail else line
 
 
 def _cell(value: Any) -> str:
