@@ -1,0 +1,1 @@
+"""`./nanoclaw.sh demo`: a scripted conversation through everything real, with stand-ins for WhatsApp and the model."""
