@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import random
 import secrets
 import time
 import uuid
@@ -27,15 +28,16 @@ from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
 from nanoclaw.gateway import CredentialKind
 from nanoclaw.gateway.model import ModelGateway
 from nanoclaw.groups import Home, open_home
+from nanoclaw.media import Fetcher
 from nanoclaw.meter import DayMeter
 from nanoclaw.models import Chat, Progress, Show
 from nanoclaw.outbox import Outbox
-from nanoclaw.runner import Runner, Settings
+from nanoclaw.run.runner import Runner, Settings
 from nanoclaw.sandbox import Sandbox
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from nanoclaw.sandbox.image import resources
 from nanoclaw.sandbox.spec import identity
-from nanoclaw.store import Store, ledger, messages, outgoing, turns
+from nanoclaw.store import Store, ledger, messages, outgoing, owners, turns
 from nanoclaw.tools import Tools
 
 STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
@@ -101,6 +103,25 @@ def _docker(config: Config, environ: Mapping[str, str], install: str, progress: 
     )
 
 
+def _whatsapp(config: Config, home: Home, clock: Callable[[], int]) -> tuple[Channel, ...]:
+    if config.whatsapp == "off":
+        return ()
+    from nanoclaw.channels.whatsapp import WhatsApp  # its library is large: only who uses it pays for it
+
+    shared = config.whatsapp == "shared"
+    return (
+        WhatsApp(
+            home.root / "whatsapp",
+            shared=shared,
+            name=config.name,
+            reaction=config.reaction,
+            typing=not shared if config.typing is None else config.typing,
+            clock=clock,
+            random=random.random,
+        ),
+    )
+
+
 @contextmanager
 def one_host(lock: Path) -> Iterator[None]:
     """Hold the home's lock. Raises HomeError when another host lives there."""
@@ -155,7 +176,7 @@ class Host:
         self._looking = False  # whether somebody is asking the engine
         self._news = Pulse()
         self._zone = ZoneInfo(config.zone)
-        all_channels: tuple[Channel, ...] = (TerminalChannel(clock), *channels)
+        all_channels: tuple[Channel, ...] = (TerminalChannel(clock), *_whatsapp(config, home, clock), *channels)
         self._channels = {c.name: c for c in all_channels}
         self.outbox = Outbox(store, self._channels, clock)
         self._meter = DayMeter(store, cap=config.tokens_per_day, zone=self._zone, clock=clock, spawn=self._spawn)
@@ -184,6 +205,7 @@ class Host:
         self._dispatcher = Dispatcher(
             store=store,
             runner=self._runner,
+            files=Fetcher(store, home, self._fetch, config.zone, clock),
             wake_outbox=self.outbox.wake,
             slots=config.max_runs,
             zone=config.zone,
@@ -199,6 +221,7 @@ class Host:
                 "status": self._on_status,
                 "wake": self._on_wake,
                 "outcome": self._on_outcome,
+                "claim": self._on_claim,
                 **{verb: handler for c in self._channels.values() for verb, handler in c.verbs.items()},
             },
         )
@@ -208,6 +231,8 @@ class Host:
     async def start(self, progress: Callable[[str], None]) -> None:
         """Rows first, then what runs already, then the doors: a message finds everything in place."""
         await self._store.write(control.ensure_main, CHAT, CHAT, OWNER.jids[0], self._config.name, self._clock())
+        shared = self._config.whatsapp == "shared"
+        await self._store.write(owners.settle, "whatsapp", self._config.owners, shared=shared)
         lost = await self._store.write(outgoing.recover)
         if lost:
             logger.warning("{} texts were being sent when the host ended; they are sent again", lost)
@@ -257,7 +282,8 @@ class Host:
     # --- a message --------------------------------------------------------------------------------
 
     def _ears(self, channel: str) -> Ears:
-        return Ears(channel, self._store, self._clock, self._dispatcher.wake, self.outbox.wake, self._act)
+        late_ms = int(self._config.late_after * 1000)
+        return Ears(channel, self._store, late_ms, self._clock, self._dispatcher.wake, self.outbox.wake, self._act)
 
     def _act(self, lane: str, answered: Answered) -> None:
         self._news.ring()
@@ -265,6 +291,9 @@ class Host:
             self._spawn(self._runner.stop(lane, answered.stop), "stop")
         if answered.retire:
             self._runner.retire(lane)
+
+    async def _fetch(self, channel: str, ref: str, limit: int) -> bytes:
+        return await self._channels[channel].fetch(ref, limit)
 
     def _show(self, chat: Chat, progress: Progress) -> None:
         if progress.show is Show.ENDED:
@@ -355,6 +384,12 @@ class Host:
             if found.state:
                 return {"state": found.state, "turn": found.turn, "error": found.error, "outgoing": found.outgoing}
             await self._news.wait(1.0)
+
+    async def _on_claim(self, args: Frame, stream: Stream) -> Frame | None:
+        if self._config.whatsapp != "own":
+            raise NanoClawError("a code makes an owner only where the assistant has a number of its own")
+        code = f"{secrets.randbelow(10**8):08}"
+        return {"code": code, "until": await self._store.write(owners.new_claim, code, self._clock())}
 
     async def _on_status(self, args: Frame, stream: Stream) -> Frame | None:
         facts = await self._store.read(control.status, self._midnight())

@@ -15,6 +15,7 @@ class Asked:
     group: Group
     role: Role
     now: int
+    age_ms: int = 0  # since it was typed
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Command:
     help: str
     roles: frozenset[Role]
     run: Callable[[Tx, Asked], Answered]
+    touches: bool = False  # what runs at this moment: not when it comes late
+
+
+LATE_MS = 60_000  # a command that is older is not about what runs now
 
 
 def find(text: str) -> str:
@@ -44,7 +49,12 @@ def find(text: str) -> str:
 def run(tx: Tx, word: str, asked: Asked) -> Answered | None:
     """Do it in the caller's transaction; None for a person who may not."""
     command = COMMANDS[word]
-    return command.run(tx, asked) if asked.role in command.roles else None
+    if asked.role not in command.roles:
+        return None
+    if command.touches and asked.age_ms > LATE_MS:
+        ago = f"{asked.age_ms // 60_000} minute(s) ago"
+        return Answered(f"/{word} was sent {ago} and comes late, so I left it; send it again if you still want it.")
+    return command.run(tx, asked)
 
 
 def _help(tx: Tx, asked: Asked) -> Answered:
@@ -72,6 +82,6 @@ _PEOPLE = frozenset({Role.OWNER, Role.ALLOWED})
 COMMANDS: dict[str, Command] = {
     "help": Command("what I understand", _PEOPLE, _help),
     "status": Command("what I am doing", _PEOPLE, _status),
-    "stop": Command("stop what I am doing", _PEOPLE, _stop),
-    "new": Command("start a new conversation", _PEOPLE, _new),
+    "stop": Command("stop what I am doing", _PEOPLE, _stop, touches=True),
+    "new": Command("start a new conversation", _PEOPLE, _new, touches=True),
 }

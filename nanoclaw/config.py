@@ -66,6 +66,18 @@ class Config(BaseModel):
             raise ValueError("write it as in https://api.anthropic.com")
         return value.rstrip("/")
 
+    @field_validator("owners", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """A list; in the environment with commas between them."""
+        numbers = value.split(",") if isinstance(value, str) else value
+        if not isinstance(numbers, list | tuple) or not all(isinstance(x, str) for x in numbers):
+            raise ValueError('write a list, as in ["+4915112345678"]')
+        numbers = [re.sub(r"[\s()./-]", "", x) for x in numbers]
+        if bad := [x for x in numbers if x and not re.fullmatch(r"\+[1-9][0-9]{6,14}", x)]:
+            raise ValueError(f"{bad[0]!r} is no phone number; write it with its country, as in +4915112345678")
+        return tuple(dict.fromkeys(x for x in numbers if x))
+
     @property
     def sockets(self) -> Path:
         """Where the runs' sockets are."""

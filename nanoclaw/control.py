@@ -7,7 +7,7 @@ from nanoclaw import notices
 from nanoclaw.errors import Cause, Refused
 from nanoclaw.groups import MAIN, check_new_folder
 from nanoclaw.mailbox import Stop
-from nanoclaw.models import Account, Group, Role, TriggerMode, TurnState
+from nanoclaw.models import Group, Role, TriggerMode, TurnState
 from nanoclaw.store import Tx, chats, ledger, messages, outgoing, runs, turns
 
 
@@ -16,16 +16,10 @@ def ensure_main(tx: Tx, channel: str, chat: str, owner: str, name: str, now: int
     group = chats.group_by_folder(tx, MAIN)
     if group is None:
         group = chats.add_group(tx, Group(0, MAIN, name, is_main=True), now)
-    known = chats.learn_chat(tx, channel, (chat,), "Terminal", False, now)
-    chats.join_group(tx, known.id, group.id)
+    chats.join_group(tx, chats.know_chat(tx, channel, (chat,), "Terminal", False, now), group.id)
     chats.learn_person(tx, channel, (owner,), "Owner", Role.OWNER)
     turns.ensure_lane(tx, group.lane, group.id)
     return group
-
-
-def meet_account(tx: Tx, account: Account, now: int) -> None:
-    """Remember who we are on a channel. On a shared number we are the owner, whose own chat is main's."""
-    raise NotImplementedError  # LEAD-STUB
 
 
 def add_group(tx: Tx, chat_id: int, new: Group, now: int) -> Group:
@@ -89,8 +83,10 @@ def lane_status(tx: Tx, lane: str, *, detailed: bool) -> str:
 
 def status(tx: Tx, since: int) -> dict[str, Any]:
     """Facts of the store for `nanoclaw status`; `since` is the start of the day."""
-    groups = chats.groups(tx)
+    groups, claim = chats.groups(tx), ledger.claim(tx)
     return {
+        "owners": chats.owners(tx),
+        "claim": claim.until if claim else 0,
         "groups": [{"folder": g.folder, "state": g.state, "tokens_today": ledger.tokens_since(tx, g.id, since)}
                    for g in groups],
         "runs": [{"run": r.id, "lane": r.lane, "state": r.state} for r in runs.living(tx)],

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from nanoclaw import failpoints, letters, prompts
+from nanoclaw import failpoints, media, prompts
 from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
 from nanoclaw.meter import Spawn
 from nanoclaw.models import Authority, Group, GroupState, Message, Turn, TurnState
-from nanoclaw.run import Run, RunGone
-from nanoclaw.runner import Runner
+from nanoclaw.run import Run, RunGone, letters
+from nanoclaw.run.runner import Runner
 from nanoclaw.store import Store, Tx, chats, messages, turns
 
 PROBE_MS = 60_000  # a message in a parked lane tries again, at most this often
@@ -71,6 +71,7 @@ class Dispatcher:
         *,
         store: Store,
         runner: Runner,
+        files: media.Fetcher,
         wake_outbox: Callable[[], None],
         slots: int,
         zone: str,
@@ -82,6 +83,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._runner = runner
+        self._files = files
         self._wake_outbox = wake_outbox
         self._slots = Slots(slots)
         self._zone = zone
@@ -117,7 +119,7 @@ class Dispatcher:
     async def start(self) -> None:
         """Every lane with work is woken; what was parked is tried once more, in silence."""
         self._started = True
-        await self.retry(frozenset(Cause))
+        await self.retry(frozenset(Cause) - {Cause.LOOP})
         for lane in await self._store.read(messages.lanes_with_work):
             self.wake(lane)
 
@@ -189,15 +191,17 @@ class Dispatcher:
         if group is None or not await self._may_run(lane):
             return False
         run = self._runner.runs.get(lane)
-        if run is not None and not run.free:
-            return await self._follow_up(run, group)
-        if not await self._due(lane):
-            return False
         try:
+            if run is not None and not run.free:
+                return await self._follow_up(run, group)
+            if not await self._due(lane):
+                return False
             await self._go_on(lane, run, group)
         except RunGone:  # it ended between the look and the row: the turn is still open
             logger.debug("The run was gone before the turn was given")
             await asyncio.sleep(_GONE)
+        except media.Wanting as e:  # nothing is made yet, and no slot is held meanwhile; then look again
+            await self._files.settle(group, e.messages)
         return True
 
     async def _go_on(self, lane: str, run: Run | None, group: Group) -> None:
@@ -225,6 +229,8 @@ class Dispatcher:
         if not cause:
             return True
         self._parked = True
+        if cause == Cause.LOOP:  # a person of authority ends it, in the router
+            return False
         if self._clock() - since < PROBE_MS or not await self._store.read(messages.work_since, lane, since):
             return False
         await self._store.write(turns.release, lane)  # the notice stays: what is told once stays told
@@ -251,7 +257,10 @@ class Dispatcher:
     async def _due(self, lane: str) -> bool:
         turn = await self._store.read(turns.next_open, lane)
         if turn is None:
-            return bool(await self._store.read(messages.open_work, lane))
+            work = await self._store.read(messages.open_work, lane)
+            if wanted := media.wanted(work):  # before a slot is taken for it
+                raise media.Wanting(wanted)
+            return bool(work)
         wait = turn.not_before - self._clock()
         if wait <= 0 or wait > letters.MAX_WAIT_MS:  # due, or the clock was set back
             return True
@@ -326,7 +335,10 @@ def claim(
     zone: str,
     now: int,
 ) -> Turn | None:
-    """Make a turn of the lane's open messages: the oldest one's chat, in order, up to the first that may not."""
+    """Make a turn of the lane's open messages: the oldest one's chat, in order, up to the first that may not.
+
+    Raises media.Wanting when files of theirs, or of the context, are to be fetched first.
+    """
     work = messages.open_work(tx, lane)
     if not work or (chat_id is not None and work[0].chat_id != chat_id):
         return None
@@ -340,6 +352,9 @@ def claim(
         return None
     chat = chats.chat(tx, mine[0].chat_id)
     shown = messages.open_context(tx, chat.id, mine[-1].id)
+    if wanted := media.wanted(taken := [*shown, *mine]):
+        raise media.Wanting(wanted)
+    prompt = prompts.build(mine, shown, chat=chat, zone=zone, now=now, nonce=nonce)
     turn = Turn(
         id=turn_id,
         lane=lane,
@@ -347,8 +362,9 @@ def claim(
         chat_id=chat.id,
         authority=min((Authority(m.role) for m in mine), key=lambda a: a.rank),
         state=TurnState.OPEN,
-        prompt=prompts.build(mine, shown, chat=chat, zone=zone, now=now, nonce=nonce),
+        prompt=prompt,
+        images=media.pictures(taken, prompt),
     )
     turns.insert(tx, turn, now)
-    messages.take(tx, [m.id for m in (*shown, *mine)], turn.id)
+    messages.take(tx, [m.id for m in taken], turn.id)
     return turn

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from nanoclaw import control, failpoints, notices, router
+from nanoclaw import failpoints, notices, router
 from nanoclaw.commands import Answered
 from nanoclaw.models import Account, Incoming, OutKind
-from nanoclaw.store import Store, Tx, chats, outgoing
+from nanoclaw.store import Store, Tx, chats, outgoing, owners
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Ears:
 
     channel: str
     store: Store
+    late_ms: int  # after which what comes late is only context
     clock: Callable[[], int]
     wake: Callable[[str], None]  # a lane
     wake_outbox: Callable[[], None]
@@ -24,13 +25,14 @@ class Ears:
 
     async def hear(self, msg: Incoming) -> None:
         """Store the message with the router's verdict. Raises StoreError: then it is not stored."""
-        heard = await self.store.write(router.hear, msg, self.clock())
+        heard = await self.store.write(router.hear, msg, self.clock(), self.late_ms)
         failpoints.hit("heard")
         if heard is None:
             return
         logger.info("Heard a message on {}: {}", msg.channel, heard.verdict)
-        if heard.answered is not None:
+        if heard.told:
             self.wake_outbox()
+        if heard.answered is not None:
             self.act(heard.lane, heard.answered)
         if heard.lane:
             self.wake(heard.lane)
@@ -38,7 +40,7 @@ class Ears:
     async def connected(self, account: Account | None = None) -> None:
         """Rows can be sent again."""
         if account is not None:
-            await self.store.write(control.meet_account, account, self.clock())
+            await self.store.write(owners.meet_account, account, self.clock())
         self.wake_outbox()
 
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:

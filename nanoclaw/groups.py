@@ -152,10 +152,16 @@ def make_group(home: Home, folder: str, uid: int, gid: int) -> None:
     group = home.group_dir(folder)
     with _explained(group):
         _folder(group, 0o700, (uid, gid))
-        for name in ("media", "conversations"):
-            _folder(home.kept_dir(folder) / name, 0o755)
+        make_kept(home, folder)
         if not os.path.lexists(group / MEMORY_FILE):
             safefs.write_file(group, MEMORY_FILE, _FIRST_MEMORY.encode(), owner=_owner(uid, gid))
+
+
+def make_kept(home: Home, folder: str) -> Path:
+    """Make what the host keeps for a group; returns the folder for its files. Raises OSError."""
+    for name in ("conversations", "media"):
+        _folder(home.kept_dir(folder) / name, 0o755)
+    return home.kept_dir(folder) / "media"
 
 
 def make_run(home: Home, run_id: str, lane: str, sockets: str, uid: int, gid: int) -> None:

@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_LETTER = 1 << 20  # bytes of one letter, in either direction
 MAX_OUTBOX = 64 << 20  # bytes of one run's out.ndjson before the run is closed when idle
 ALIVE_EVERY = 10.0  # seconds between two Alive letters of an agent
@@ -54,11 +54,12 @@ class Open:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A turn to answer. `text` is the exact prompt of the turn's row."""
+    """A turn to answer. `text` is the exact prompt of the turn's row, `images` names pictures in /workspace/media."""
 
     kind: ClassVar[str] = "prompt"
     turn: str
     text: str
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

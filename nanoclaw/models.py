@@ -191,6 +191,18 @@ class Incoming:
 
 
 @dataclass(frozen=True)
+class Quoted:
+    """The message that another one answers: as we stored it, else (`known` is False) as that one's sender says."""
+
+    text: str
+    known: bool = False
+    ours: bool = False
+    id: int = 0  # of the stored message
+    sender: str = ""  # display name
+    role: Role = Role.GUEST
+
+
+@dataclass(frozen=True)
 class Message:
     """A stored message, with what the prompt needs to know of its sender."""
 
@@ -203,6 +215,8 @@ class Message:
     at: int
     kind: str = "text"
     quoted: str = ""
+    quote: Quoted | None = None
+    media: tuple[Media, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,6 +285,7 @@ class Turn:
     authority: Authority
     state: TurnState
     prompt: str
+    images: tuple[str, ...] = ()  # names in the group's media folder, shown to the model with it
     origin: Origin = Origin.MESSAGE
     attempts: int = 0  # times it was given to a run
     kills: int = 0  # containers that died under it

@@ -15,8 +15,10 @@ _FAILED = {
 _WAITS = {
     Cause.BUDGET: "My limit for today is used up. Your message is kept; I will answer when the limit allows it.",
     Cause.QUOTA: "I am out of quota for now. Your message is kept; I will answer as soon as I can.",
+    Cause.LOOP: "This goes on without anybody in charge, so I pause here until one of them writes to me.",
 }
 _ADVICE = {
+    Cause.LOOP: "Two bots may be talking to each other: look at that chat, and write there to let it go on.",
     Cause.CREDENTIAL: "The model's API refused the key. Give a new one with `nanoclaw setup --replace-key`.",
     Cause.BILLING: "The model's API wants payment: check the account's billing.",
     Cause.QUOTA: "The account's quota is used up: wait, or raise it with the provider.",
@@ -28,7 +30,7 @@ _ADVICE = {
     Cause.OVERLOAD: "The model's API is overloaded.",
 }
 # Causes that the host alone can find, so that the words are its own.
-_OURS = frozenset({Cause.IMAGE, Cause.ENGINE, Cause.DISK, Cause.TIMEOUT, Cause.RESTART})
+_OURS = frozenset({Cause.IMAGE, Cause.ENGINE, Cause.DISK, Cause.TIMEOUT, Cause.RESTART, Cause.LOOP})
 
 
 def failed(cause: Cause, *, spoke: bool) -> str:
@@ -50,6 +52,22 @@ def again(cause: Cause, wait_ms: int) -> str:
 def waits(cause: Cause) -> str:
     """The lane is parked: nothing is lost, but nothing moves until somebody acts."""
     return _WAITS.get(cause, "I cannot work at the moment. Your message is kept; I will answer when this is mended.")
+
+
+def undelivered(channel: str, chat: str, why: str) -> str:
+    """For main: a chat did not get a text, and will not."""
+    return (
+        f"A text for the chat «{unquoted(chat) or 'without a name'}» on {channel} could not be delivered "
+        f"and is given up: «{unquoted(why)}». See whether I am still in that chat."
+    )
+
+
+def welcome(name: str) -> str:
+    """To the person who has just become the owner, in the chat that has become main."""
+    return (
+        f"Hello! I am {name}, and you are my owner now. What you write in this chat reaches me; "
+        "/help says what I understand. The code is used up."
+    )
 
 
 def detail(cause: Cause, lane: str, text: str, *, quoted: bool = True) -> str:

@@ -1,30 +1,65 @@
-"""Rows -> channels: one sender per channel, in order per chat, tried again until it is known."""
+"""Rows -> channels: one sender per channel, paced, in order per chat, tried again until it is known."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from loguru import logger
 
-from nanoclaw import failpoints
-from nanoclaw.channels import Channel
+from nanoclaw import failpoints, notices
+from nanoclaw.channels import Channel, Pace
 from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused, StoreError
-from nanoclaw.models import Outgoing, OutState
-from nanoclaw.store import Store, outgoing
+from nanoclaw.models import Outgoing, OutKind, OutState
+from nanoclaw.store import Store, Tx, chats, outgoing
 
 MAX_TRIES = 3  # refusals after which a row is dead
+MAX_UNKNOWN = 5  # times that it may be sent without anybody learning whether it came
 RETRY_MS = 20_000  # between two tries of a refused row: three fall into a minute
 _POLL = 30.0  # seconds; a wake is the rule, this finds what a lost hint left
 _TROUBLE = 1.0  # seconds after a read that failed
 _FINAL = frozenset({OutState.SENT, OutState.DEAD, OutState.DUPLICATE})
+_QUIET = frozenset({OutKind.NOTICE, OutKind.REACTION, OutKind.EDIT})  # nobody is told that one of these is dead
+
+
+class Bucket:
+    """What may be said now: each text takes a token, and they come back in time. In memory: a restart fills it."""
+
+    def __init__(self, pace: Pace, now: float) -> None:
+        self._pace = pace
+        self._tokens = float(pace.burst)
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next text may go; `now` in seconds."""
+        per_second = self._pace.per_minute / 60
+        self._tokens = min(self._pace.burst, self._tokens + (now - self._at) * per_second)
+        self._at = now
+        return max(0.0, (1 - self._tokens) / per_second)
+
+    def take(self) -> None:
+        """A text goes."""
+        self._tokens -= 1
+
+    def put(self) -> None:
+        """It did not."""
+        self._tokens += 1
 
 
 class Outbox:
     """The only place from which anything is said."""
 
-    def __init__(self, store: Store, channels: Mapping[str, Channel], clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        channels: Mapping[str, Channel],
+        clock: Callable[[], int],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._channels = channels
         self._clock = clock
+        self._seconds = seconds
+        self._buckets = {name: Bucket(c.pace, seconds()) for name, c in channels.items() if c.pace is not None}
         self._flags = {name: asyncio.Event() for name in channels}
         self._waiting: dict[int, set[asyncio.Event]] = {}  # who waits for the outcome of a row
         self._sending: set[str] = set()  # channels with a row in flight
@@ -35,6 +70,10 @@ class Outbox:
         """Rows may be due, or a channel may be connected: a hint, never the truth."""
         for flag in self._flags.values():
             flag.set()
+
+    def parts(self, channel: str, text: str) -> list[str]:
+        """An agent's text as the channel will send it."""
+        return self._channels[channel].parts(text) if channel in self._channels else [text]
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -81,14 +120,21 @@ class Outbox:
     async def _rest(self, channel: str, flag: asyncio.Event) -> None:
         due = await self._store.read(outgoing.next_try, channel)
         wait = _POLL if due is None else max(0.05, min(_POLL, (due - self._clock()) / 1000))
+        wait = min(wait, self._paced(channel) or _POLL)
         try:
             async with asyncio.timeout(wait):
                 await flag.wait()
         except TimeoutError:
             return
 
+    def _paced(self, channel: str) -> float:
+        bucket = self._buckets.get(channel)
+        return 0.0 if bucket is None else bucket.wait(self._seconds())
+
     async def tick(self, channel: Channel) -> bool:
-        """Send the next row that is due; False when there is none or the channel is not connected."""
+        """Send the next row that is due; False when there is none, none may go yet, or nothing is connected."""
+        if self._paced(channel.name):
+            return False
         row = await self._store.read(outgoing.next_due, channel.name, self._clock())
         if row is None or self._closing:
             return False
@@ -104,18 +150,22 @@ class Outbox:
                 moved.set()
 
     async def _send(self, channel: Channel, row: Outgoing) -> bool:
+        bucket = self._buckets.get(channel.name)
+        if bucket is not None:
+            bucket.take()
         try:
             sent = await channel.send(row)
         except NotConnected:
+            if bucket is not None:
+                bucket.put()
             await self._store.insist(outgoing.back, row.id, free=True)
             return False
         except SendRefused as e:
             await self._refused(row, str(e))
         except OutcomeUnknown as e:
-            logger.warning("Outcome of row {} is unknown ({}); it is sent again", row.id, e)
-            # At once the first time; a channel that never knows must not flood the chat.
-            next_try = self._clock() + RETRY_MS if row.attempts else 0
-            await self._store.insist(outgoing.unknown, row.id, next_try)
+            logger.warning("Outcome of row {} is unknown ({})", row.id, e)
+            await self._store.insist(unknown, row, self._clock())
+            self.wake()  # main may be told of it
         except Exception as e:  # the boundary of one row: a broken adapter must not stop the others
             logger.opt(exception=e).error("Channel {} broke on row {}", channel.name, row.id)
             await self._refused(row, type(e).__name__)
@@ -126,8 +176,31 @@ class Outbox:
         return True
 
     async def _refused(self, row: Outgoing, why: str) -> None:
-        if row.attempts + 1 >= MAX_TRIES:
-            logger.error("Row {} is dead after {} tries: {}", row.id, MAX_TRIES, why)
-            await self._store.insist(outgoing.dead, row.id, why)
-        else:
-            await self._store.insist(outgoing.back, row.id, error=why, next_try=self._clock() + RETRY_MS)
+        await self._store.insist(refused, row, why, self._clock())
+        self.wake()  # main may be told of it
+
+
+def refused(tx: Tx, row: Outgoing, why: str, now: int) -> None:
+    """The other side said no: again in a while, in which only this chat waits, or never."""
+    if outgoing.refusals(tx, row.id) >= MAX_TRIES:
+        _bury(tx, row, why, now)
+    else:
+        outgoing.back(tx, row.id, error=why, next_try=now + RETRY_MS)
+
+
+def unknown(tx: Tx, row: Outgoing, now: int) -> None:
+    """Sent again, at once the first time: a channel that never knows must not flood the chat."""
+    before = outgoing.unknowns(tx, row.id)
+    outgoing.unknown(tx, row.id, now + RETRY_MS if before else 0)
+    if before + 1 >= MAX_UNKNOWN:
+        _bury(tx, row, f"it was sent {MAX_UNKNOWN} times, and nobody knows whether it came", now)
+
+
+def _bury(tx: Tx, row: Outgoing, why: str, now: int) -> None:
+    """Dead, and main is told, unless that is the very chat which cannot be reached."""
+    logger.error("Row {} is given up: {}", row.id, why)
+    outgoing.dead(tx, row.id, why)
+    main = chats.main_chat(tx)
+    if main is not None and main.id != row.chat.id and row.kind not in _QUIET:
+        text = notices.undelivered(row.chat.channel, row.chat.name, why)
+        outgoing.queue(tx, main.id, text, OutKind.NOTICE, now)

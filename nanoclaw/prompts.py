@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from nanoclaw.models import Chat, Message
+from nanoclaw.models import Chat, Media, Message, Quoted
 
+_QUOTE = 200  # characters of what a message quotes
 NAME_CAP = 60  # characters of a name that people gave themselves
 _LAST = 253_402_214_400_000  # the end of year 9999: a phone's clock may say anything
 
@@ -15,7 +16,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BIDI = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Whatever stands between "<" and the word (a slash, blanks, zero-width characters) a model could overlook.
 # Every repetition is bounded: these run in the host's loop over a megabyte that an agent or a stranger wrote.
-_FORGED = re.compile(r"<(?=[\W_]{0,20}(?:message|context|chat))", re.IGNORECASE)
+_FORGED = re.compile(r"<(?=[\W_]{0,20}(?:message|context|chat|quoted|file-))", re.IGNORECASE)
 _INTERNAL = re.compile(r"<\s{0,3}(/?)\s{0,3}internal\b[^<>]{0,100}>", re.IGNORECASE)
 
 
@@ -33,6 +34,12 @@ def clean_name(name: str) -> str:
     if len(name) > NAME_CAP:
         name = name[: NAME_CAP - 1] + "…"
     return _escape(name) or "unknown"
+
+
+def excerpt(text: str, cap: int) -> str:
+    """The beginning of a foreign text, on one line, to be put between quotation marks."""
+    text = " ".join(plain(text[: 4 * cap]).split()).replace('"', "'")
+    return text if len(text) <= cap else text[: cap - 1] + "…"
 
 
 def _bare(text: str) -> str:
@@ -63,7 +70,7 @@ def build(
     The newest messages are kept. `nonce` makes the frames' tags unknown to whoever writes in them;
     `note` is the host's own word to the agent.
     """
-    frame = _Frame(nonce, ZoneInfo(zone or "UTC"), {m.wa_id: m.id for m in (*context, *messages)})
+    frame = _Frame(nonce, ZoneInfo(zone or "UTC"), {m.id for m in (*context, *messages)})
     room = budget - len(
         frame.chat(chat, now, note, frame.context(["", _left_out(len(context))]), _left_out(len(messages)))
     )
@@ -81,7 +88,7 @@ def build(
 class _Frame:
     """The tags of one prompt."""
 
-    def __init__(self, nonce: str, zone: ZoneInfo, ids: dict[str, int]) -> None:
+    def __init__(self, nonce: str, zone: ZoneInfo, ids: set[int]) -> None:
         self._nonce = nonce
         self._zone = zone
         self._ids = ids
@@ -103,11 +110,32 @@ class _Frame:
         head = f'id="{m.id}" from="{clean_name(m.sender)}" role="{m.role}" at="{self._time(m.at)}"'
         if m.kind != "text":
             head += f' kind="{clean_name(m.kind)}"'
-        if m.quoted:  # only a message of ours vouches for what was quoted
-            head += f' answers="{self._ids.get(m.quoted, "not shown")}"'
+        if shown := m.quote is not None and m.quote.id in self._ids:
+            head += f' answers="{m.quote.id}"'
+        quote = self._quote(m.quote) if m.quote is not None and not shown else ""
         empty = self._wrap("message", head, "")
-        body = _middle_out(_bare(m.text), cap - len(empty))
-        return self._wrap("message", head, _FORGED.sub("\u2039", body))  # as long as before: the budget holds
+        files = "\n".join(map(self._file, m.media))
+        room = cap - len(empty) - len(quote) - len(files) - 2
+        body = _FORGED.sub("\u2039", _middle_out(_bare(m.text), room))  # as long as before
+        return self._wrap("message", head, "\n".join(filter(None, (quote, body, files))))
+
+    def _quote(self, q: Quoted) -> str:
+        """Only a row of ours vouches for what was quoted, and whose it was."""
+        head = 'of="a message that is not known; the sender of this one says, not verified:"'
+        if q.ours:
+            head = 'of="your own message"'
+        elif q.known:
+            head = f'id="{q.id}" from="{clean_name(q.sender)}" role="{q.role}"'
+        return f"<quoted-{self._nonce} {head}>{_escape(excerpt(q.text, _QUOTE))}</quoted-{self._nonce}>"
+
+    def _file(self, f: Media) -> str:
+        what = f"quoted {clean_name(f.kind)}" if f.quoted else clean_name(f.kind)
+        said = "was not fetched: too many at once"
+        if f.path:
+            said = f"/workspace/media/{f.path}, {_size(f.size)}"
+        elif f.fault:
+            said = f"could not be fetched: {_escape(plain(f.fault))[:200]}"
+        return f"<file-{self._nonce}>{what} {said}</file-{self._nonce}>"
 
     def _wrap(self, tag: str, head: str, body: str) -> str:
         return f"<{tag}-{self._nonce} {head}>\n{body}\n</{tag}-{self._nonce}>"
@@ -126,6 +154,10 @@ def _newest(messages: Sequence[Message], frame: _Frame, cap: int, room: int) -> 
         room -= len(rendered) + 1
         kept.insert(0, rendered)
     return kept, room
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{-(-count // 1000)} KB"
 
 
 def _left_out(count: int) -> str:

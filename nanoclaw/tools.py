@@ -9,11 +9,14 @@ from nanoclaw.errors import Refused
 from nanoclaw.models import OutKind, OutState, RequestState, Turn, TurnState
 from nanoclaw.outbox import Outbox
 from nanoclaw.prompts import for_people
-from nanoclaw.store import Store, Tx, outgoing, runs, turns
+from nanoclaw.store import Store, Tx, chats, outgoing, runs, turns
 from nanoclaw.store.runs import Call
 
 MAX_SAID = 50  # messages of one turn; what is more is no report but a flood
 DELIVERY_WAIT = 30.0  # seconds that a tool waits for the other side's acknowledgement
+_SEAM = "\ufdd0"  # a noncharacter, for between two parts
+
+Parts = Callable[[str, str], list[str]]  # a channel's name and an agent's text -> the texts that the channel sends
 
 
 class Tools:
@@ -28,7 +31,7 @@ class Tools:
         """Do what is not done yet, wait for its outcome, store the answer (its letter is the runner's)."""
         try:
             if call.state is RequestState.OPEN:
-                out_id = await self._store.insist(act, call, self._clock())
+                out_id = await self._store.insist(act, call, self._outbox.parts, self._clock())
                 failpoints.hit("acted")
                 self._outbox.wake()
             elif call.outgoing_id is None:
@@ -42,26 +45,35 @@ class Tools:
         await self._store.insist(runs.answer, call.run_id, call.n, ok, text)
 
 
-def act(tx: Tx, call: Call, now: int) -> int:
+def spoken(tx: Tx, chat_id: int, text: str, parts: Parts) -> list[str]:
+    """What people get of an agent's text, as the chat's channel sends it; [] for nothing."""
+    if not (said := for_people(text)):
+        return []
+    # Once more on what came of it: marks and entities could hide a tag from the first look.
+    whole = for_people(_SEAM.join(parts(chats.chat(tx, chat_id).channel, said)))
+    return [part for part in whole.split(_SEAM) if part.strip()]
+
+
+def act(tx: Tx, call: Call, parts: Parts, now: int) -> int:
     """The effect of one call, in the caller's transaction. Raises Refused with the reason for the agent."""
     turn = turns.get(tx, call.turn_id)
     if turn is None or turn.run_id != call.run_id or turn.state is not TurnState.GIVEN:
         raise Refused("this turn has ended")
     if call.tool != "send_message":
         raise Refused(f"there is no tool named {call.tool[:40]!r}")
-    out_id = _send_message(tx, turn, call, now)
+    out_id = _send_message(tx, turn, call, parts, now)
     runs.acted(tx, call.run_id, call.n, out_id)
     turns.spoke(tx, turn.id)
     return out_id
 
 
-def _send_message(tx: Tx, turn: Turn, call: Call, now: int) -> int:
+def _send_message(tx: Tx, turn: Turn, call: Call, parts: Parts, now: int) -> int:
     text = call.args.get("text")
-    if not isinstance(text, str) or not (said := for_people(text)):
+    if not isinstance(text, str) or not (said := spoken(tx, turn.chat_id, text, parts)):
         raise Refused("send_message needs a text that is not empty")
     if (part := outgoing.spoken(tx, turn.id)) >= MAX_SAID:
         raise Refused(f"this turn has sent {MAX_SAID} messages: put the rest into your final answer")
-    return outgoing.queue(tx, turn.chat_id, said, OutKind.REPLY, now, turn_id=turn.id, part=part)
+    return outgoing.queue_parts(tx, turn.chat_id, said, OutKind.REPLY, now, turn_id=turn.id, part=part)
 
 
 def _delivery(state: OutState, error: str) -> tuple[bool, str]:

@@ -91,3 +91,16 @@ def test_status_names_what_is_wrong(rows: tuple[Tx, Group]) -> None:
     answered = commands.run(tx, "status", Asked(replace(group, is_main=True), Role.OWNER, 1000))
     assert answered is not None
     assert "check the account's billing" in answered.text
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_what_touches_a_running_turn_is_not_done_late(rows: tuple[Tx, Group], word: str) -> None:
+    """It says how late it is; what only tells something tells it."""
+    tx, group = rows
+    a_turn(tx, group, TurnState.GIVEN)
+    turns.set_session(tx, group.lane, "s")
+    answered = commands.run(tx, word, Asked(group, Role.OWNER, 1000, age_ms=60_001))
+    assert answered is not None
+    assert ("1 minute(s) ago" in answered.text) is (word in {"stop", "new"})
+    assert (answered.stop, answered.retire, turns.session(tx, group.lane)) == ("", False, "s")
+    assert commands.run(tx, word, Asked(group, Role.GUEST, 1000, age_ms=60_001)) is None

@@ -46,6 +46,11 @@ BAD = [
     ("agent_uid = 0", "agent_uid"),
     ("tokens_per_day = -1", "tokens_per_day"),
     ('name = ""', "name"),
+    ('whatsapp = "mine"', "whatsapp"),
+    ('owners = ["0151 123"]', "with its country"),
+    ('owners = ["+1234567", "+0151123456"]', r"\+0151123456"),
+    ("owners = [4915112345678]", "write a list"),
+    ("owners = 4915112345678", "write a list"),
     ("name = ", SETTINGS_FILE),
 ]
 
@@ -61,6 +66,24 @@ def test_a_bad_value_in_the_environment_is_named_too(tmp_path: Path) -> None:
     """NANOCLAW_MAX_RUNS is what has to be mended then."""
     with pytest.raises(ConfigError, match="NANOCLAW_MAX_RUNS"):
         load({"NANOCLAW_HOME": str(tmp_path), "NANOCLAW_MAX_RUNS": "x"})
+
+
+@pytest.mark.parametrize("listed", ["+49 (151) 123-456.78", " +4915112345678 ,"])
+def test_owners_are_written_as_people_write_numbers(tmp_path: Path, listed: str) -> None:
+    """In the file a list, in the environment with commas; none twice."""
+    file = written(tmp_path, f'owners = ["{listed.strip(" ,")}", "+12025550123"]\n')
+    assert load(file).owners == ("+4915112345678", "+12025550123")
+    env = {**file, "NANOCLAW_OWNERS": f"{listed},+4915112345678,+447700900123"}
+    assert load(env).owners == ("+4915112345678", "+447700900123")
+    assert load({**file, "NANOCLAW_OWNERS": ""}).owners == ()
+
+
+@pytest.mark.parametrize(("value", "typing"), [("true", True), ("0", False)])
+def test_typing_is_a_yes_or_no(tmp_path: Path, value: str, typing: bool) -> None:
+    """Not said, it depends on the number."""
+    env = {"NANOCLAW_HOME": str(tmp_path)}
+    assert load(env).typing is None
+    assert load({**env, "NANOCLAW_TYPING": value}).typing is typing
 
 
 CREDENTIALS = [

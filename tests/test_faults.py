@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nanoclaw import app, failpoints, groups, outbox, runner
-from nanoclaw.channels import Hear
+from nanoclaw import app, failpoints, groups, outbox
+from nanoclaw.channels import Ears
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.mailbox import Reply, TurnDone, encode
 from nanoclaw.models import Outgoing, Role, Sent, Turn
-from nanoclaw.run import Run
+from nanoclaw.run import Run, runner
 from nanoclaw.sandbox import Found, Spec
 from nanoclaw.store import outgoing, turns
 from tests.fakes import MemoryChannel, ProcessSandbox, eventually, hosting, living
@@ -324,12 +324,12 @@ async def test_a_channel_that_breaks_is_started_again(folder: Path, monkeypatch:
     run = MemoryChannel.run
     lives = 0
 
-    async def breaking(self: MemoryChannel, hear: Hear) -> None:
+    async def breaking(self: MemoryChannel, ears: Ears) -> None:
         nonlocal lives
         lives += 1
         if lives == 1:
             raise ConnectionError("the line broke")
-        await run(self, hear)
+        await run(self, ears)
 
     monkeypatch.setattr(MemoryChannel, "run", breaking)
     async with hosting(folder) as host:

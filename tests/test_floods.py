@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import listener, tools
-from nanoclaw.letters import MAX_BAD, MAX_WAITING
+from nanoclaw import tools
 from nanoclaw.mailbox import Alive, Event, Reply, Request, encode
+from nanoclaw.run import listener
+from nanoclaw.run.letters import MAX_BAD, MAX_WAITING
 from tests.fakes import Hosted, hosting
 from tests.story import busy, eventually_rows, forge, states
 
@@ -45,7 +46,7 @@ async def flood(host: Hosted, data: bytes) -> float:
 
 FLOODS = {
     "alive": encode(Alive()),
-    "short": b'{"v":1,"type":"alive"}\n',
+    "short": b'{"v":2,"type":"alive"}\n',
     "newlines": b"\n",
     "events": encode(Event("TURN", "text", "x")),
     "thoughts": encode(Event("TURN", "thinking", "x")),

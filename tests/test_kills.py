@@ -190,7 +190,7 @@ async def test_the_living_agent_is_adopted(house: House) -> None:
 async def test_an_agent_that_answered_while_no_host_lived(house: House) -> None:
     """A reply that was written to nobody is sent by the next host, also if its agent is dead by then."""
     go, gone = house.folder / "go", house.folder / "gone"
-    done = '{"v": 1, "type": "done", "turns": ["TURN"], "outcome": "ok"}'
+    done = '{"v": 2, "type": "done", "turns": ["TURN"], "outcome": "ok"}'
     await abandoned(house, f"!wait {go}\n!reply the answer\n!raw {done}\n!mark {gone}\n!die")
     go.touch()
     await eventually(lambda: gone.exists() and not house.sandbox.pids())

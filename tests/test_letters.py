@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import letters
-from nanoclaw.errors import PARKING, Cause
-from nanoclaw.letters import MAX_BAD, MAX_RETRIES, MAX_WAITING, Effects
+from nanoclaw import router, tools
+from nanoclaw.errors import PARKING, Cause, Refused
 from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
-from nanoclaw.models import Authority, Group, RunRow, RunState, Turn, TurnState
-from nanoclaw.store import Tx, runs, turns
-from tests.fakes import rows_of_one_group
+from nanoclaw.models import Authority, Group, Key, RunRow, RunState, Turn, TurnState, Verdict
+from nanoclaw.run import letters
+from nanoclaw.run.letters import MAX_BAD, MAX_RETRIES, MAX_WAITING, Effects
+from nanoclaw.store import Tx, messages, runs, turns
+from tests.fakes import rows_of_one_group, said
 
 NOW = 1_000_000
 RUN = "run-1"
@@ -40,7 +41,12 @@ class Desk:
         return found
 
     def apply(self, *batch: ToHost, over_budget: bool = False) -> Effects:
-        return letters.apply(self.tx, RUN, list(batch), 10, NOW, over_budget=over_budget)
+        return letters.apply(self.tx, RUN, list(batch), 10, NOW, over_budget=over_budget, parts=self.parts)
+
+    def parts(self, channel: str, text: str) -> list[str]:
+        """A channel whose texts are cut at every "|"."""
+        assert channel == "test"
+        return text.split("|")
 
     def texts(self) -> list[str]:
         """What the group's chat is told."""
@@ -288,3 +294,85 @@ def test_an_answer_makes_the_next_trouble_news(desk: Desk) -> None:
     assert not any("secret detail" in t for t in desk.texts())
     everything = [r["payload"] for r in desk.tx.execute("SELECT payload FROM outgoing")]
     assert sum("secret detail" in t for t in everything) == 2
+
+
+def rows(desk: Desk) -> list[tuple[int, str, str]]:
+    """Part, text and quote of what the chat is told."""
+    found = desk.tx.execute("SELECT part, payload, quote FROM outgoing ORDER BY id")
+    return [(r["part"], r["payload"], r["quote"]) for r in found]
+
+
+def asked(desk: Desk, turn_id: str, wa_id: str) -> None:
+    """The turn answers this message."""
+    router.hear(desk.tx, said("a question", wa_id=wa_id), NOW)
+    messages.take(desk.tx, [m.id for m in messages.open_work(desk.tx, desk.group.lane)], turn_id)
+
+
+def say(desk: Desk, n: int, text: str, turn_id: str = "t") -> int:
+    """The agent says something before its answer; the row to wait for."""
+    desk.apply(Request(n, turn_id, "send_message", {"text": text}))
+    call = runs.request(desk.tx, RUN, n)
+    assert call is not None
+    return tools.act(desk.tx, call, desk.parts, NOW)
+
+
+def test_a_long_reply_is_as_many_rows_as_are_sent(desk: Desk) -> None:
+    """Numbered on behind what was said before; the first one quotes the question."""
+    desk.turn("t")
+    asked(desk, "t", "q")
+    assert say(desk, 1, "a|b") == 2
+    desk.apply(Reply(("t",), "c|d"), TurnDone(("t",), "ok"))
+    assert rows(desk) == [(0, "a", ""), (1, "b", ""), (2, "c", "q"), (3, "d", "")]
+
+
+@pytest.mark.parametrize(("final", "again"), [("a|b", False), ("b|a", False), ("a", False), ("a|c", True)])
+def test_what_the_agent_has_sent_already_is_not_its_answer(desk: Desk, final: str, again: bool) -> None:
+    """When all of its parts were sent in this turn."""
+    desk.turn("t")
+    say(desk, 1, "a|b")
+    desk.apply(Reply(("t",), final))
+    assert len(rows(desk)) == (4 if again else 2)
+
+
+def test_what_was_said_in_another_turn_is_said_again(desk: Desk) -> None:
+    """The same question may have the same answer."""
+    desk.turn("s")
+    desk.turn("t")
+    say(desk, 1, "a", "s")
+    desk.apply(Reply(("t",), "a"))
+    assert desk.texts() == ["a", "a"]
+
+
+def test_what_is_internal_does_not_come_back(desk: Desk) -> None:
+    """Not by what the channel makes of the text either, and not over the seam of two parts."""
+    desk.turn("t")
+    desk.parts = lambda channel, text: text.replace("&lt;", "<").split("|")  # type: ignore[method-assign]
+    desk.apply(Reply(("t",), "a|b &lt;internal>secret|more secret&lt;/internal> c|d"))
+    assert desk.texts() == ["a", "b  c", "d"]
+
+
+def test_a_text_of_which_the_channel_leaves_nothing_is_none(desk: Desk) -> None:
+    """No row, and the turn has not spoken."""
+    desk.turn("t")
+    desk.apply(Reply(("t",), "| |"), Reply((), "|"))
+    assert desk.texts() == []
+    assert not desk.get("t").spoke
+    with pytest.raises(Refused):
+        say(desk, 1, "|")
+
+
+def test_an_unsolicited_text_has_parts_too(desk: Desk) -> None:
+    """It belongs to no turn."""
+    desk.turn("t")
+    desk.apply(Reply((), "a|b"))
+    assert rows(desk) == [(0, "a", ""), (1, "b", "")]
+
+
+def test_what_a_turn_answers_as_its_channel_knows_it(desk: Desk) -> None:
+    """Every message of its work, oldest first; what was only shown with them is none."""
+    desk.turn("t")
+    asked(desk, "t", "one")
+    asked(desk, "t", "two")
+    desk.tx.execute("UPDATE messages SET verdict = ? WHERE wa_id = 'one'", (Verdict.CONTEXT,))
+    asked(desk, "t", "three")
+    assert messages.keys_of_turn(desk.tx, "t") == (Key("two", "jid:Olga"), Key("three", "jid:Olga"))

@@ -61,27 +61,27 @@ HOSTILE = [
     b'"x"',
     b"\xff\xfe",
     b"[" * 100_000,
-    b'{"v": 1}',
-    b'{"v": 1, "type": "open", "run": "r", "model": "m"}',  # the other direction
-    b'{"v": 1, "type": ["hello"]}',
-    b'{"v": 1, "type": "hello", "build": "b"}',
-    b'{"v": 1, "type": "hello", "build": 1, "cli": ""}',
-    b'{"v": 1, "type": "alive", "turn": "a", "turn": "b"}',
-    b'{"v": 1, "type": "reply", "turns": "abc", "text": "x"}',
-    b'{"v": 1, "type": "reply", "turns": [1], "text": "x"}',
-    b'{"v": 1, "type": "reply", "turns": [' + b'"t",' * 1000 + b'"t"], "text": "x"}',
-    b'{"v": 1, "type": "request", "n": true, "turn": "t", "tool": "x"}',
-    b'{"v": 1, "type": "request", "n": 1.5, "turn": "t", "tool": "x"}',
-    b'{"v": 1, "type": "request", "n": -1, "turn": "t", "tool": "x"}',
-    b'{"v": 1, "type": "request", "n": ' + b"9" * 30 + b', "turn": "t", "tool": "x"}',
-    b'{"v": 1, "type": "request", "n": ' + b"9" * 5000 + b', "turn": "t", "tool": "x"}',
-    b'{"v": 1, "type": "request", "n": 1, "turn": "t", "tool": "x", "args": []}',
-    b'{"v": 1, "type": "done", "turns": [], "outcome": "ok", "cost": NaN}',
-    b'{"v": 1, "type": "done", "turns": [], "outcome": "ok", "cost": Infinity}',
-    b'{"v": 1, "type": "done", "turns": [], "outcome": "ok", "cost": 1e999}',
-    b'{"v": 1, "type": "done", "turns": [], "outcome": "ok", "cost": -1}',
-    b'{"v": 1, "type": "done", "turns": [], "outcome": "ok", "cost": ' + b"9" * 400 + b"}",
-    b'{"v": 1, "type": "alive", "turn": "' + b"x" * MAX_LETTER + b'"}',
+    b'{"v": 2}',
+    b'{"v": 2, "type": "open", "run": "r", "model": "m"}',  # the other direction
+    b'{"v": 2, "type": ["hello"]}',
+    b'{"v": 2, "type": "hello", "build": "b"}',
+    b'{"v": 2, "type": "hello", "build": 1, "cli": ""}',
+    b'{"v": 2, "type": "alive", "turn": "a", "turn": "b"}',
+    b'{"v": 2, "type": "reply", "turns": "abc", "text": "x"}',
+    b'{"v": 2, "type": "reply", "turns": [1], "text": "x"}',
+    b'{"v": 2, "type": "reply", "turns": [' + b'"t",' * 1000 + b'"t"], "text": "x"}',
+    b'{"v": 2, "type": "request", "n": true, "turn": "t", "tool": "x"}',
+    b'{"v": 2, "type": "request", "n": 1.5, "turn": "t", "tool": "x"}',
+    b'{"v": 2, "type": "request", "n": -1, "turn": "t", "tool": "x"}',
+    b'{"v": 2, "type": "request", "n": ' + b"9" * 30 + b', "turn": "t", "tool": "x"}',
+    b'{"v": 2, "type": "request", "n": ' + b"9" * 5000 + b', "turn": "t", "tool": "x"}',
+    b'{"v": 2, "type": "request", "n": 1, "turn": "t", "tool": "x", "args": []}',
+    b'{"v": 2, "type": "done", "turns": [], "outcome": "ok", "cost": NaN}',
+    b'{"v": 2, "type": "done", "turns": [], "outcome": "ok", "cost": Infinity}',
+    b'{"v": 2, "type": "done", "turns": [], "outcome": "ok", "cost": 1e999}',
+    b'{"v": 2, "type": "done", "turns": [], "outcome": "ok", "cost": -1}',
+    b'{"v": 2, "type": "done", "turns": [], "outcome": "ok", "cost": ' + b"9" * 400 + b"}",
+    b'{"v": 2, "type": "alive", "turn": "' + b"x" * MAX_LETTER + b'"}',
 ]
 
 
@@ -93,7 +93,7 @@ def test_a_hostile_line_is_refused_without_its_text(line: bytes) -> None:
     assert len(str(e.value)) < 200
 
 
-@pytest.mark.parametrize("line", [b"{}", b'{"v": 2, "type": "hello"}', b'{"v": "1", "type": "hello"}'])
+@pytest.mark.parametrize("line", [b"{}", b'{"v": 3, "type": "hello"}', b'{"v": "2", "type": "hello"}'])
 def test_another_protocol_is_named(line: bytes) -> None:
     """Host and image of different versions tell it apart from a broken letter."""
     with pytest.raises(ProtocolMismatch):
@@ -102,7 +102,7 @@ def test_another_protocol_is_named(line: bytes) -> None:
 
 def test_unknown_keys_are_ignored_and_missing_ones_have_their_default() -> None:
     """A letter may grow without a new protocol."""
-    assert decode_to_host(b'{"v": 1, "type": "alive", "mood": "fine"}') == Alive("")
+    assert decode_to_host(b'{"v": 2, "type": "alive", "mood": "fine"}') == Alive("")
 
 
 def test_a_letter_too_long_is_not_written() -> None:

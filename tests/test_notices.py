@@ -2,9 +2,10 @@
 
 import pytest
 
-from nanoclaw import letters, notices
+from nanoclaw import notices
 from nanoclaw.errors import Cause
 from nanoclaw.mailbox import TurnDone
+from nanoclaw.run import letters
 
 
 def test_an_agents_words_are_quoted_on_one_line() -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from nanoclaw import notices, router
 from nanoclaw.app import opened
+from nanoclaw.channels import Pace
 from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused
-from nanoclaw.models import OutKind, OutState
-from nanoclaw.outbox import MAX_TRIES, RETRY_MS, Outbox
-from nanoclaw.store import Store, Tx, outgoing
-from tests.fakes import MemoryChannel, rows_of_one_group
+from nanoclaw.models import Key, OutKind, OutState
+from nanoclaw.outbox import MAX_TRIES, MAX_UNKNOWN, RETRY_MS, Bucket, Outbox
+from nanoclaw.store import Store, Tx, chats, outgoing
+from tests.fakes import MemoryChannel, rows_of_one_group, said
 
-FAMILY, OTHER = 2, 3
+MAIN, FAMILY, OTHER = 1, 2, 3
 
 
 @pytest.fixture
@@ -28,20 +30,40 @@ def tx(tmp_path: Path) -> Iterator[Tx]:
 class Desk:
     """An outbox, its channel, and a clock that stands still."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pace: Pace | None) -> None:
         self.now = 1_000_000
+        self.seconds = 0.0
         self.channel = MemoryChannel()
+        self.channel.pace = pace
         self.store = store
-        self.outbox = Outbox(store, {"test": self.channel}, lambda: self.now)
+        self.outbox = Outbox(store, {"test": self.channel}, lambda: self.now, lambda: self.seconds)
+
+    async def all(self) -> int:
+        """Send what may be sent now; how many texts that is."""
+        before = len(self.channel.sent)
+        while await self.tick():
+            pass
+        return len(self.channel.sent) - before
+
+    async def until_dead(self, fault: Exception) -> None:
+        """Try the first row until it is given up, however often."""
+        while (await self.store.read(outgoing.counts)).get("dead", 0) == 0:
+            self.channel.faults.append(fault)
+            assert await self.tick()
+            self.now += RETRY_MS
 
     async def tick(self) -> bool:
         return await self.outbox.tick(self.channel)
 
 
 @asynccontextmanager
-async def at_work(path: Path) -> AsyncIterator[Desk]:
+async def at_work(path: Path, pace: Pace | None = None) -> AsyncIterator[Desk]:
     async with opened(Store(path / "db")) as store:
-        yield Desk(store)
+        yield Desk(store, pace)
+
+
+def told_in_main(tx: Tx) -> list[str]:
+    return [r["payload"] for r in tx.execute("SELECT payload FROM outgoing WHERE chat_id = ?", (MAIN,))]
 
 
 def queue(tx: Tx, chat: int, *texts: str, kind: OutKind = OutKind.REPLY, turn: str = "") -> list[int]:
@@ -160,3 +182,162 @@ def test_a_notice_is_told_once_until_forgotten(tx: Tx) -> None:
     outgoing.forget_notices(tx, "a")
     outgoing.tell_once(tx, "a", FAMILY, "x", 1)
     assert tx.execute("SELECT count(*) FROM outgoing").fetchone()[0] == 4
+
+
+async def test_over_all_chats_the_short_ones_come_first(tmp_path: Path, tx: Tx) -> None:
+    """Commands, notices, replies, reactions, edits; the oldest of a kind first, and no chat out of its order."""
+    for chat, kind in [
+        (OTHER, OutKind.EDIT), (FAMILY, OutKind.REPLY), (FAMILY, OutKind.NOTICE), (OTHER, OutKind.REPLY),
+    ]:  # fmt: skip
+        queue(tx, chat, f"{chat} {kind}", kind=kind)
+    tx.execute("INSERT INTO chats(channel, name, seen) VALUES('test', 'third', 1)")
+    queue(tx, 4, "4 notice", kind=OutKind.NOTICE)
+    queue(tx, 4, "4 command", kind=OutKind.COMMAND)
+    async with at_work(tmp_path) as desk:
+        await desk.all()
+        assert desk.channel.texts == [
+            "4 command", "4 notice", f"{FAMILY} reply", f"{FAMILY} notice", f"{OTHER} edit", f"{OTHER} reply",
+        ]  # fmt: skip
+
+
+async def test_a_text_that_is_given_up_is_told_in_main(tmp_path: Path, tx: Tx) -> None:
+    """Which chat and why, in words that neither the chat's name nor the other side can turn into the host's."""
+    tx.execute("UPDATE chats SET name = ? WHERE id = ?", ("Fam»\nily", FAMILY))
+    queue(tx, FAMILY, "one", "two", turn="t")
+    async with at_work(tmp_path) as desk:
+        await desk.until_dead(SendRefused("no «entry»"))
+        (text,) = told_in_main(tx)
+        assert text == notices.undelivered("test", "Fam»\nily", "no «entry»")
+        assert "«Fam' ily»" in text
+        assert "«no 'entry'»" in text
+        assert "two" not in desk.channel.texts
+
+
+@pytest.mark.parametrize("kind", [OutKind.NOTICE, OutKind.REACTION, OutKind.EDIT])
+async def test_a_sign_or_a_notice_dies_quietly(tmp_path: Path, tx: Tx, kind: OutKind) -> None:
+    """A dead notice never causes another one."""
+    queue(tx, FAMILY, "one", kind=kind)
+    async with at_work(tmp_path) as desk:
+        await desk.until_dead(SendRefused("no"))
+        assert told_in_main(tx) == []
+
+
+async def test_a_main_that_cannot_be_reached_is_not_told_so(tmp_path: Path, tx: Tx) -> None:
+    """Nor anybody else, when it is main's own text that is dead."""
+    group = chats.group_by_folder(tx, "main")
+    assert group is not None
+    chats.join_group(tx, FAMILY, group.id)
+    tx.execute("UPDATE chats SET seen = 9 WHERE id = ?", (FAMILY,))
+    queue(tx, FAMILY, "one")
+    async with at_work(tmp_path) as desk:
+        await desk.until_dead(SendRefused("no"))
+        assert tx.execute("SELECT count(*) FROM outgoing").fetchone()[0] == 1
+
+
+async def test_a_row_that_nobody_ever_learns_of_is_given_up(tmp_path: Path, tx: Tx) -> None:
+    """After so many times; main is told."""
+    queue(tx, FAMILY, "one")
+    async with at_work(tmp_path) as desk:
+        await desk.until_dead(OutcomeUnknown("?"))
+        assert desk.channel.tries == MAX_UNKNOWN
+        (text,) = told_in_main(tx)
+        assert "nobody knows" in text
+
+
+async def test_an_unknown_outcome_is_no_refusal(tmp_path: Path, tx: Tx) -> None:
+    """A row is refused as often as the other side said no."""
+    (row,) = queue(tx, FAMILY, "one")
+    async with at_work(tmp_path) as desk:
+        desk.channel.faults.extend([OutcomeUnknown("?"), OutcomeUnknown("?"), SendRefused("no"), SendRefused("no")])
+        for _ in range(4):
+            assert await desk.tick()
+            desk.now += RETRY_MS
+        assert await desk.store.read(outgoing.state, row) == (OutState.QUEUED, "no")
+        assert await desk.tick()
+        assert desk.channel.texts == ["one"]
+
+
+async def test_the_pace(tmp_path: Path, tx: Tx) -> None:
+    """Ten at once, over all chats, then one every two seconds; what was not sent costs nothing."""
+    queue(tx, FAMILY, *(f"a{n}" for n in range(20)))
+    queue(tx, OTHER, *(f"b{n}" for n in range(20)))
+    async with at_work(tmp_path, Pace(10, 30)) as desk:
+        desk.channel.faults.extend([NotConnected("away")] * 5)
+        for _ in range(5):
+            assert not await desk.tick()
+        assert await desk.all() == 10
+        desk.seconds += 1.9
+        assert await desk.all() == 0
+        desk.seconds += 0.2
+        assert await desk.all() == 1
+        desk.seconds += 3600
+        assert await desk.all() == 10
+        await desk.outbox.drain()
+
+
+async def test_the_rest_goes_as_soon_as_it_may(tmp_path: Path, tx: Tx) -> None:
+    """Nobody has to wake the outbox for it."""
+    queue(tx, FAMILY, *(f"a{n}" for n in range(5)))
+    async with opened(Store(tmp_path / "db")) as store:
+        channel = MemoryChannel()
+        channel.pace = Pace(2, 3000)
+        serving = asyncio.ensure_future(Outbox(store, {"test": channel}, lambda: 1).run())
+        try:
+            await channel.until(5)
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+
+
+def test_a_bucket_that_was_never_used_holds_its_burst() -> None:
+    """However long that was; and the wait is as long as the pace says."""
+    bucket = Bucket(Pace(2, 60), 0.0)
+    assert bucket.wait(1000.0) == 0.0
+    bucket.take()
+    bucket.take()
+    assert bucket.wait(1000.0) == pytest.approx(1.0)
+    assert bucket.wait(1000.5) == pytest.approx(0.5)
+    bucket.put()
+    assert bucket.wait(1000.5) == 0.0
+
+
+QUOTES = [
+    ("theirs", Key("theirs", "jid:Olga", False, "hello")),
+    ("mine", Key("mine", "", True, "I said")),
+    ("nobody's", Key("nobody's")),
+]
+
+
+@pytest.mark.parametrize(("wa_id", "key"), QUOTES)
+def test_what_a_row_quotes(tx: Tx, wa_id: str, key: Key) -> None:
+    """With all that a channel needs to know of it: as we stored it, ours or not."""
+    router.hear(tx, said("hello", wa_id="theirs"), 1)
+    (own,) = queue(tx, FAMILY, "I said")
+    outgoing.sent(tx, own, "mine", 1)
+    outgoing.queue(tx, FAMILY, "x", OutKind.REPLY, 1, quote=wa_id)
+    row = outgoing.next_due(tx, "test", 1)
+    assert row is not None
+    assert row.quote == key
+
+
+def test_what_is_ours(tx: Tx) -> None:
+    """A text that was sent, in that chat, under that id; no sign, and nothing that only waits."""
+    sent, _, sign = *queue(tx, FAMILY, "one", "two"), *queue(tx, FAMILY, "👀", kind=OutKind.REACTION)
+    outgoing.sent(tx, sent, "id", 1)
+    outgoing.sent(tx, sign, "sign", 1)
+    assert outgoing.ours(tx, FAMILY, "id")
+    assert outgoing.by_wa_id(tx, FAMILY, "id") == "one"
+    assert not any(outgoing.ours(tx, FAMILY, wa_id) for wa_id in ("", "sign", "other"))
+    assert not outgoing.ours(tx, OTHER, "id")
+
+
+@pytest.mark.parametrize("kind", [OutKind.COMMAND, OutKind.NOTICE])
+def test_a_long_text_of_the_host_is_several(tx: Tx, kind: OutKind) -> None:
+    """In order, of one answer, and none too long to be sent."""
+    last = outgoing.queue(tx, FAMILY, "word " * 2000, kind, 1, turn_id="t")
+    rows = tx.execute("SELECT * FROM outgoing ORDER BY id").fetchall()
+    assert [r["part"] for r in rows] == [0, 1, 2]
+    assert {r["turn_id"] for r in rows} == {"t"}
+    assert rows[-1]["id"] == last
+    assert " ".join(r["payload"] for r in rows).split() == ["word"] * 2000
+    assert max(len(r["payload"]) for r in rows) <= 4000

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import app, runner, store
+from nanoclaw import app, store
 from nanoclaw.config import SECRETS_FILE
 from nanoclaw.errors import Cause, HomeError, OutcomeUnknown, SandboxError, SendRefused, StoreError
 from nanoclaw.models import Role, Show, TriggerMode, Usage
+from nanoclaw.run import runner
 from nanoclaw.store import ledger
 from tests.fakes import KEY, Hosted, ProcessSandbox, eventually, hosting, living
 from tests.story import abandoned, busy, eventually_rows, states, until_parked, until_state
@@ -452,7 +453,7 @@ async def test_last_words_before_death_are_heard(folder: Path) -> None:
     """A container that dies right behind its reply has answered: nothing is asked again."""
     async with hosting(folder) as host:
         await host.group("family")
-        done = '{"v": 1, "type": "done", "turns": ["TURN"], "outcome": "ok"}'
+        done = '{"v": 2, "type": "done", "turns": ["TURN"], "outcome": "ok"}'
         for n in range(1, 6):
             await host.channel.say("family", f"!reply answer {n}\n!raw {done}\n!die")
             await host.channel.until(n)
@@ -796,20 +797,20 @@ async def test_progress_is_shown(folder: Path) -> None:
 
 # --- hostile agents ----------------------------------------------------------------------------
 
-FOREIGN_DONE = '{"v": 1, "type": "done", "turns": ["other"], "outcome": "ok"}'
+FOREIGN_DONE = '{"v": 2, "type": "done", "turns": ["other"], "outcome": "ok"}'
 SET_ASIDE = [
     "!garbage 50",
     "!raw null",
     "!raw [1]",
     "!raw {}",
     '!raw {"v": 999, "type": "hello", "build": "", "cli": ""}',
-    '!raw {"v": 1, "type": "open", "run": "x", "model": "y"}',
-    '!raw {"v": 1, "type": "reply", "turns": ["other"], "text": "stolen"}',
-    '!raw {"v": 1, "type": "reply", "turns": "TURN", "text": "wrong type"}',
-    '!raw {"v": 1, "type": "request", "n": 1, "turn": "other", "tool": "send_message", "args": {"text": "x"}}',
-    '!raw {"v": 1, "type": "request", "n": -1, "turn": "TURN", "tool": "send_message", "args": {}}',
-    '!raw {"v": 1, "type": "request", "n": 10000000000000000000000, "turn": "TURN", "tool": "t", "args": {}}',
-    '!raw {"v": 1, "type": "done", "turns": ["TURN"], "outcome": "error", "cost": NaN}',
+    '!raw {"v": 2, "type": "open", "run": "x", "model": "y"}',
+    '!raw {"v": 2, "type": "reply", "turns": ["other"], "text": "stolen"}',
+    '!raw {"v": 2, "type": "reply", "turns": "TURN", "text": "wrong type"}',
+    '!raw {"v": 2, "type": "request", "n": 1, "turn": "other", "tool": "send_message", "args": {"text": "x"}}',
+    '!raw {"v": 2, "type": "request", "n": -1, "turn": "TURN", "tool": "send_message", "args": {}}',
+    '!raw {"v": 2, "type": "request", "n": 10000000000000000000000, "turn": "TURN", "tool": "t", "args": {}}',
+    '!raw {"v": 2, "type": "done", "turns": ["TURN"], "outcome": "error", "cost": NaN}',
     f"!raw {FOREIGN_DONE}",
     "!raw " + "[" * 5_000,
     "!twice",
@@ -832,7 +833,7 @@ ENDED = [
     "!garbage 101",
     "!big",
     "!tool it has read this\n!truncate",
-    '!raw {"v": 1, "type": "done", "turns": ["\\ud800"], "outcome": "ok"}',
+    '!raw {"v": 2, "type": "done", "turns": ["\\ud800"], "outcome": "ok"}',
 ]
 
 
@@ -862,7 +863,7 @@ async def test_a_run_cannot_speak_or_act_for_another(folder: Path) -> None:
         await host.channel.say(
             "thief",
             "\n".join(
-                "!raw " + json.dumps({"v": 1, **letter})
+                "!raw " + json.dumps({"v": 2, **letter})
                 for letter in (
                     {"type": "reply", "turns": [stolen], "text": "stolen"},
                     {"type": "request", "n": 9, "turn": stolen, "tool": "send_message", "args": {"text": "stolen"}},

@@ -33,6 +33,11 @@ def new_id(cursor: sqlite3.Cursor) -> int:
     return cursor.lastrowid or 0
 
 
+def storable(text: str) -> str:
+    """A lone surrogate cannot be written as UTF-8: it becomes "?", the text stays."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class Store:
     """One writer thread with one connection, reads on a second: the loop never waits for an fsync."""
 
@@ -181,4 +186,4 @@ def _migrate(tx: Tx) -> None:
         logger.info("Migrated the database to schema {}", n)
 
 
-__all__ = ["MIGRATIONS", "Store", "Tx", "new_id"]
+__all__ = ["MIGRATIONS", "Store", "Tx", "new_id", "storable"]

@@ -4,63 +4,100 @@ import json
 from dataclasses import asdict
 
 from nanoclaw.models import Chat, Group, GroupState, Limits, Mount, Role, TriggerMode
-from nanoclaw.store import Tx, new_id
+from nanoclaw.store import Tx, identity, new_id, storable
+
+_NAME = 200  # characters of a name that are kept
+_LONGEST = 10 * 366 * 86_400  # seconds until messages vanish
+
+
+def know_chat(tx: Tx, channel: str, jids: tuple[str, ...], name: str, is_group: bool, now: int) -> int:
+    """The id of the chat with these jids, made if it is new; nothing was said in it."""
+
+    def new() -> int:
+        row = (channel, is_group, now)
+        return new_id(tx.execute("INSERT INTO chats(channel, is_group, seen) VALUES(?, ?, ?)", row))
+
+    chat_id = identity.settle(tx, identity.CHAT, channel, jids, new)
+    if name:
+        tx.execute("UPDATE chats SET name = ? WHERE id = ?", (storable(name[:_NAME]), chat_id))
+    return chat_id
 
 
 def learn_chat(tx: Tx, channel: str, jids: tuple[str, ...], name: str, is_group: bool, now: int) -> Chat:
-    """The chat with any of these jids, made if it is new; the first jid is the one to send to."""
-    chat_id = _known(tx, "chat_jids", "chat_id", channel, jids)
-    if chat_id is None:
-        row = (channel, name, is_group, now)
-        chat_id = new_id(tx.execute("INSERT INTO chats(channel, name, is_group, seen) VALUES(?, ?, ?, ?)", row))
-    for rank, jid in enumerate(jids):
-        tx.execute(
-            "INSERT INTO chat_jids(jid, channel, chat_id, rank) VALUES(?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (jid, channel, chat_id, rank),
-        )
-    tx.execute(
-        "UPDATE chats SET seen = ?, count = count + 1, name = CASE WHEN ? = '' THEN name ELSE ? END WHERE id = ?",
-        (now, name, name, chat_id),
-    )
+    """The chat with these jids, in which something was said just now."""
+    chat_id = know_chat(tx, channel, jids, name, is_group, now)
+    tx.execute("UPDATE chats SET seen = ?, count = count + 1 WHERE id = ?", (now, chat_id))
     return chat(tx, chat_id)
 
 
 def name_chat(tx: Tx, channel: str, jids: tuple[str, ...], name: str, expires: int | None) -> None:
-    """A chat's name or timer, learned without a message."""
-    raise NotImplementedError  # LEAD-STUB
+    """A group's name, or a chat's timer, learned without a message."""
+    found = identity.known(tx, identity.CHAT, channel, jids)
+    if not found and not name:
+        return
+    chat_id = found[0] if found else know_chat(tx, channel, jids, name, True, 0)
+    if name:
+        tx.execute("UPDATE chats SET name = ? WHERE id = ?", (storable(name[:_NAME]), chat_id))
+    if expires is not None:
+        set_expires(tx, chat_id, expires)
+
+
+def set_expires(tx: Tx, chat_id: int, expires: int) -> None:
+    """Messages vanish there after so many seconds."""
+    tx.execute("UPDATE chats SET expires = ? WHERE id = ?", (min(max(expires, 0), _LONGEST), chat_id))
 
 
 def learn_person(tx: Tx, channel: str, jids: tuple[str, ...], name: str, role: Role | None = None) -> tuple[int, Role]:
-    """The person with any of these jids, a guest if new; their id and role. `role` sets it."""
-    person_id = _known(tx, "person_jids", "person_id", channel, jids)
-    if person_id is None:
-        person_id = new_id(tx.execute("INSERT INTO people(name) VALUES(?)", (name,)))
-    for jid in jids:
-        tx.execute(
-            "INSERT INTO person_jids(jid, channel, person_id) VALUES(?, ?, ?) ON CONFLICT DO NOTHING",
-            (jid, channel, person_id),
-        )
+    """The person with these jids, a guest if new; their id and role. `role` sets it.
+
+    Without a jid it is nobody: one row for all whose identity was not resolved, for ever a guest.
+    """
+    if not jids:
+        return _nobody(tx), Role.GUEST
+    person_id = identity.settle(
+        tx, identity.PERSON, channel, jids, lambda: new_id(tx.execute("INSERT INTO people DEFAULT VALUES"))
+    )
     if name:
-        tx.execute("UPDATE people SET name = ? WHERE id = ?", (name, person_id))
+        tx.execute("UPDATE people SET name = ? WHERE id = ?", (storable(name[:_NAME]), person_id))
     if role is not None:
         tx.execute("UPDATE people SET role = ? WHERE id = ?", (role, person_id))
-    row = tx.execute("SELECT id, role FROM people WHERE id = ?", (person_id,)).fetchone()
-    return row["id"], Role(row["role"])
+    return person_id, _role(tx, person_id)
 
 
-def _known(tx: Tx, table: str, column: str, channel: str, jids: tuple[str, ...]) -> int | None:
-    marks = ", ".join("?" * len(jids))
-    row = tx.execute(
-        f"SELECT {column} FROM {table} WHERE channel = ? AND jid IN ({marks}) LIMIT 1",  # noqa: S608 - our own names
-        (channel, *jids),
-    ).fetchone()
-    return None if row is None else int(row[0])
+def person(tx: Tx, channel: str, jids: tuple[str, ...]) -> tuple[int, Role] | None:
+    """The person with these jids and their role; of a stranger nothing is kept."""
+    found = identity.known(tx, identity.PERSON, channel, jids)
+    roles = [_role(tx, x) for x in found]
+    return (found[0], max(roles, key=identity.ROLES.index)) if found else None
+
+
+def owners(tx: Tx) -> dict[str, int]:
+    """How many owners each channel knows."""
+    rows = tx.execute(
+        "SELECT j.channel, count(DISTINCT p.id) AS n FROM people p JOIN person_jids j ON j.person_id = p.id"
+        " WHERE p.role = ? GROUP BY j.channel",
+        (Role.OWNER,),
+    )
+    return {row["channel"]: row["n"] for row in rows}
+
+
+def _role(tx: Tx, person_id: int) -> Role:
+    return Role(tx.execute("SELECT role FROM people WHERE id = ?", (person_id,)).fetchone()["role"])
+
+
+def _nobody(tx: Tx) -> int:
+    row = tx.execute("SELECT value FROM meta WHERE key = 'nobody'").fetchone()
+    if row is not None:
+        return int(row["value"])
+    person_id = new_id(tx.execute("INSERT INTO people DEFAULT VALUES"))
+    tx.execute("INSERT INTO meta(key, value) VALUES('nobody', ?)", (str(person_id),))
+    return person_id
 
 
 def chat(tx: Tx, chat_id: int) -> Chat:
     """One chat by its id."""
     row = tx.execute(
-        "SELECT c.*, (SELECT jid FROM chat_jids j WHERE j.chat_id = c.id ORDER BY rank LIMIT 1) AS jid"
+        "SELECT c.*, (SELECT jid FROM chat_jids j WHERE j.chat_id = c.id ORDER BY rank, j.rowid LIMIT 1) AS jid"
         " FROM chats c WHERE c.id = ?",
         (chat_id,),
     ).fetchone()
@@ -75,6 +112,11 @@ def main_chat(tx: Tx) -> Chat | None:
         "SELECT c.id FROM chats c JOIN groups g ON g.id = c.group_id WHERE g.is_main ORDER BY c.seen DESC LIMIT 1"
     ).fetchone()
     return None if row is None else chat(tx, row["id"])
+
+
+def main_group(tx: Tx) -> Group:
+    """The owner's; a host begins with it."""
+    return _group(tx.execute("SELECT * FROM groups WHERE is_main").fetchone())
 
 
 def group(tx: Tx, group_id: int) -> Group:

@@ -1,6 +1,9 @@
 """What was used, and what must be remembered of this install."""
 
-from nanoclaw.models import Usage
+import json
+from dataclasses import asdict, dataclass
+
+from nanoclaw.models import Account, Usage
 from nanoclaw.store import Tx
 
 
@@ -27,3 +30,51 @@ def tokens_since(tx: Tx, group_id: int, since: int) -> int:
         (group_id, since),
     ).fetchone()
     return int(row[0])
+
+
+def account(tx: Tx, channel: str) -> Account | None:
+    """Who we are on a channel, as far as it was ever heard."""
+    row = tx.execute("SELECT value FROM meta WHERE key = ?", (f"account:{channel}",)).fetchone()
+    if row is None:
+        return None
+    known = json.loads(row["value"])
+    return Account(known["channel"], tuple(known["jids"]), known["shared"])
+
+
+def set_account(tx: Tx, account: Account) -> None:
+    """From now on we are this one there."""
+    _remember(tx, f"account:{account.channel}", json.dumps(asdict(account)))
+
+
+def forget_account(tx: Tx, channel: str) -> None:
+    """Nobody knows who we are there, until we are told."""
+    tx.execute("DELETE FROM meta WHERE key = ?", (f"account:{channel}",))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The one-time code that makes an owner: only its hash is kept."""
+
+    digest: str
+    until: int
+    tries: int
+
+
+def claim(tx: Tx) -> Claim | None:
+    """The code that waits for its person."""
+    row = tx.execute("SELECT value FROM meta WHERE key = 'claim'").fetchone()
+    return None if row is None else Claim(**json.loads(row["value"]))
+
+
+def set_claim(tx: Tx, new: Claim | None) -> None:
+    """One code at a time; None when it is of no more use."""
+    if new is None:
+        tx.execute("DELETE FROM meta WHERE key = 'claim'")
+    else:
+        _remember(tx, "claim", json.dumps(asdict(new)))
+
+
+def _remember(tx: Tx, key: str, value: str) -> None:
+    tx.execute(
+        "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value", (key, value)
+    )

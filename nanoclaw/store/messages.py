@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from nanoclaw.models import Incoming, Message, MessageState, Role, TurnState, Verdict
-from nanoclaw.store import Tx, new_id
+from nanoclaw.models import Incoming, Key, Message, MessageState, Quoted, Role, TurnState, Verdict
+from nanoclaw.store import Tx, media, new_id, outgoing, storable
 
-_SELECT = "SELECT m.*, p.name AS sender, p.role AS role FROM messages m JOIN people p ON p.id = m.person_id "
+_QUOTED = 1000  # characters of a quote by the sender's own words
+_SELECT = "SELECT m.*, p.name AS person, p.role AS role FROM messages m JOIN people p ON p.id = m.person_id "
 
 
 def known(tx: Tx, chat_id: int, wa_id: str, from_me: bool) -> bool:
@@ -23,19 +24,75 @@ def insert(
     """Store a message with the router's verdict; its id orders the chat."""
     cursor = tx.execute(
         "INSERT INTO messages"
-        "(chat_id, wa_id, from_me, person_id, lane, kind, text, quoted, at, saved_at, verdict, state)"
-        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(chat_id, wa_id, from_me, person_id, lane, sender, kind, text, quoted, quoted_text, media, at, saved_at,"
+        " verdict, state) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(chat_id, msg.wa_id, msg.from_me, person_id, lane, msg.kind, _storable(msg.text), msg.quoted),
+            *(chat_id, msg.wa_id, msg.from_me, person_id, lane, next(iter(msg.sender.jids), ""), msg.kind),
+            *(storable(msg.text), msg.quoted, storable(msg.quoted_text[:_QUOTED]), media.dump(msg.media)),
             *(msg.at, now, verdict, state),
         ),
     )
     return new_id(cursor)
 
 
-def _storable(text: str) -> str:
-    """A lone surrogate cannot be written as UTF-8: it becomes "?", the message stays."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+@dataclass(frozen=True)
+class Row:
+    """What an edit, a delete or a reaction needs to know of the message that it is about."""
+
+    id: int
+    person_id: int
+    verdict: Verdict
+    state: MessageState
+    text: str
+    quoted: str
+
+
+def find(tx: Tx, chat_id: int, wa_id: str, person_id: int) -> Row | None:
+    """The message with the channel's id: this person's rather than another's, who may have copied the id."""
+    row = tx.execute(
+        "SELECT * FROM messages WHERE chat_id = ? AND wa_id = ? ORDER BY person_id = ? DESC, id LIMIT 1",
+        (chat_id, wa_id, person_id),
+    ).fetchone()
+    if row is None:
+        return None
+    state, verdict = MessageState(row["state"]), Verdict(row["verdict"])
+    return Row(row["id"], row["person_id"], verdict, state, row["text"], row["quoted"])
+
+
+def reword(tx: Tx, message_id: int, text: str, verdict: Verdict) -> None:
+    """Its sender edited it before a turn took it."""
+    tx.execute("UPDATE messages SET text = ?, verdict = ? WHERE id = ?", (storable(text), verdict, message_id))
+
+
+def withdraw(tx: Tx, message_id: int) -> None:
+    """Its sender deleted it before a turn took it: nothing of it is kept."""
+    tx.execute(
+        "UPDATE messages SET state = ?, text = '', quoted_text = '', media = '' WHERE id = ?",
+        (MessageState.WITHDRAWN, message_id),
+    )
+
+
+def withdraw_reaction(tx: Tx, chat_id: int, person_id: int, target: str) -> None:
+    """A person has one reaction to a message: what no turn has shown is replaced, or taken back."""
+    tx.execute(
+        "UPDATE messages SET state = ? WHERE chat_id = ? AND person_id = ? AND kind = 'reaction' AND quoted = ?"
+        " AND state = ?",
+        (MessageState.WITHDRAWN, chat_id, person_id, target, MessageState.OPEN),
+    )
+
+
+def guests_in_a_row(tx: Tx, chat_id: int, since: int, limit: int) -> int:
+    """How much work guests gave since then, or since a person of authority spoke; counted up to `limit`."""
+    count = 0
+    for row in tx.execute(
+        "SELECT m.verdict, m.saved_at, p.role FROM messages m JOIN people p ON p.id = m.person_id"
+        " WHERE m.chat_id = ? ORDER BY m.id DESC",
+        (chat_id,),
+    ):
+        if row["role"] != Role.GUEST or row["saved_at"] < since or count >= limit:
+            break
+        count += row["verdict"] == Verdict.WORK
+    return count
 
 
 def open_work(tx: Tx, lane: str) -> list[Message]:
@@ -44,7 +101,7 @@ def open_work(tx: Tx, lane: str) -> list[Message]:
         _SELECT + "WHERE m.lane = ? AND m.state = ? AND m.verdict = ? ORDER BY m.id",
         (lane, MessageState.OPEN, Verdict.WORK),
     )
-    return [_message(r) for r in rows]
+    return [_message(tx, r) for r in rows.fetchall()]
 
 
 def work_since(tx: Tx, lane: str, since: int) -> bool:
@@ -63,7 +120,7 @@ def open_context(tx: Tx, chat_id: int, before: int) -> list[Message]:
         _SELECT + "WHERE m.chat_id = ? AND m.state = ? AND m.verdict = ? AND m.id < ? ORDER BY m.id",
         (chat_id, MessageState.OPEN, Verdict.CONTEXT, before),
     )
-    return [_message(r) for r in rows]
+    return [_message(tx, r) for r in rows.fetchall()]
 
 
 def take(tx: Tx, ids: list[int], turn_id: str) -> None:
@@ -92,6 +149,15 @@ def newest_of_turn(tx: Tx, turn_id: str) -> str:
         "SELECT wa_id FROM messages WHERE turn_id = ? AND verdict = ? ORDER BY id DESC LIMIT 1", (turn_id, Verdict.WORK)
     ).fetchone()
     return "" if row is None else str(row["wa_id"])
+
+
+def keys_of_turn(tx: Tx, turn_id: str) -> tuple[Key, ...]:
+    """The turn's work as its channel knows it, oldest first."""
+    rows = tx.execute(
+        "SELECT wa_id, sender, from_me FROM messages WHERE turn_id = ? AND verdict = ? ORDER BY id",
+        (turn_id, Verdict.WORK),
+    )
+    return tuple(Key(r["wa_id"], r["sender"], bool(r["from_me"])) for r in rows)
 
 
 def lanes_with_work(tx: Tx) -> list[str]:
@@ -143,15 +209,30 @@ def _sent_for(tx: Tx, *refs: str) -> tuple[int, ...]:
     return tuple(r["id"] for r in rows)
 
 
-def _message(row: dict[str, str]) -> Message:
+def _quote(tx: Tx, row: dict[str, str]) -> Quoted | None:
+    if not row["quoted"]:
+        return None
+    ours = outgoing.by_wa_id(tx, int(row["chat_id"]), row["quoted"])
+    if ours is not None:  # first: somebody may have sent a message with the id of one of ours
+        return Quoted(ours, known=True, ours=True)
+    sql = _SELECT + "WHERE m.chat_id = ? AND m.wa_id = ? ORDER BY m.id LIMIT 1"
+    theirs = tx.execute(sql, (row["chat_id"], row["quoted"])).fetchone()
+    if theirs is None:
+        return Quoted(row["quoted_text"])
+    return Quoted(theirs["text"], True, False, theirs["id"], theirs["person"], Role(theirs["role"]))
+
+
+def _message(tx: Tx, row: dict[str, str]) -> Message:
     return Message(
         id=int(row["id"]),
         chat_id=int(row["chat_id"]),
         wa_id=row["wa_id"],
         text=row["text"],
-        sender=row["sender"],
+        sender=row["person"],
         role=Role(row["role"]),
         at=int(row["at"]),
         kind=row["kind"],
         quoted=row["quoted"],
+        quote=_quote(tx, row),
+        media=media.load(row["media"]),
     )

@@ -1,17 +1,24 @@
 """Rows to be sent, and what the chats were told once."""
 
+from collections.abc import Sequence
+
 from nanoclaw.models import Key, Outgoing, OutKind, OutState
+from nanoclaw.prompts import split
 from nanoclaw.store import Tx, chats, new_id
 
 # The order within a chat: the host's short answers do not wait behind long replies.
 _RANK = f"CASE kind WHEN '{OutKind.COMMAND}' THEN 0 ELSE 1 END"
+_KINDS = list(OutKind)  # the order over all chats
 MAX_WAIT_MS = 60_000  # no row is ever put off for longer
+_LONGEST = 3900  # characters of the host's own texts
 
 
 def queue(
     tx: Tx, chat_id: int, text: str, kind: OutKind, now: int, *, turn_id: str = "", part: int = 0, quote: str = ""
 ) -> int:
     """A row to be sent; its id."""
+    if kind in (OutKind.COMMAND, OutKind.NOTICE) and len(text) > _LONGEST:
+        return queue_parts(tx, chat_id, split(text, _LONGEST), kind, now, turn_id=turn_id, part=part, quote=quote)
     cursor = tx.execute(
         "INSERT INTO outgoing(chat_id, turn_id, part, kind, payload, quote, state, created_at)"
         " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
@@ -20,14 +27,28 @@ def queue(
     return new_id(cursor)
 
 
+def queue_parts(
+    tx: Tx, chat_id: int, texts: Sequence[str], kind: OutKind, now: int,
+    *, turn_id: str = "", part: int = 0, quote: str = "",
+) -> int:  # fmt: skip
+    """One text (of at least one part) as so many rows, of which the first quotes; the last one's id."""
+    first, *others = texts
+    last = queue(tx, chat_id, first, kind, now, turn_id=turn_id, part=part, quote=quote)
+    for n, text in enumerate(others, part + 1):
+        last = queue(tx, chat_id, text, kind, now, turn_id=turn_id, part=n)
+    return last
+
+
 def next_due(tx: Tx, channel: str, now: int) -> Outgoing | None:
     """The next row of the channel: the first of its chat, and due; a chat whose first is not due waits."""
     rows = tx.execute(
+        # The first condition on the state is the index's own.
         f"SELECT o.*, min({_RANK} * 1e12 + o.id) FROM outgoing o JOIN chats c ON c.id = o.chat_id"  # noqa: S608
-        " WHERE c.channel = ? AND o.state IN ('queued', 'unknown') GROUP BY o.chat_id ORDER BY o.id",
+        " WHERE c.channel = ? AND o.state IN ('queued', 'sending', 'unknown') AND o.state <> 'sending'"
+        " GROUP BY o.chat_id ORDER BY o.id",
         (channel,),
     ).fetchall()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: _KINDS.index(OutKind(row["kind"]))):
         if row["next_try"] <= now or row["next_try"] > now + MAX_WAIT_MS:  # the clock was set back
             return _outgoing(tx, row)
     return None
@@ -37,8 +58,9 @@ def next_try(tx: Tx, channel: str) -> int | None:
     """When a refused row of the channel is due again, in milliseconds; None if none waits."""
     row = tx.execute(
         "SELECT min(o.next_try) FROM outgoing o JOIN chats c ON c.id = o.chat_id"
-        " WHERE c.channel = ? AND o.state IN (?, ?) AND o.next_try > 0",
-        (channel, OutState.QUEUED, OutState.UNKNOWN),
+        " WHERE c.channel = ? AND o.state IN ('queued', 'sending', 'unknown') AND o.state <> 'sending'"
+        " AND o.next_try > 0",
+        (channel,),
     ).fetchone()
     return None if row[0] is None else int(row[0])
 
@@ -61,6 +83,17 @@ def back(tx: Tx, out_id: int, *, error: str = "", next_try: int = 0, free: bool 
         "UPDATE outgoing SET state = ?, error = ?, next_try = ?, attempts = attempts - ? WHERE id = ?",
         (OutState.QUEUED, error, next_try, free, out_id),
     )
+
+
+def refusals(tx: Tx, out_id: int) -> int:
+    """How often the other side said no, with the time that is just over."""
+    row = tx.execute("SELECT attempts - unknowns AS n FROM outgoing WHERE id = ?", (out_id,)).fetchone()
+    return int(row["n"])
+
+
+def unknowns(tx: Tx, out_id: int) -> int:
+    """How often nobody learned the outcome."""
+    return int(tx.execute("SELECT unknowns FROM outgoing WHERE id = ?", (out_id,)).fetchone()["unknowns"])
 
 
 def unknown(tx: Tx, out_id: int, next_try: int) -> None:
@@ -95,9 +128,25 @@ def state(tx: Tx, out_id: int) -> tuple[OutState, str]:
     return OutState(row["state"]), row["error"]
 
 
-def said_in_turn(tx: Tx, turn_id: str, text: str) -> bool:
-    """Whether the agent has already sent exactly this text in this turn."""
-    return bool(tx.execute("SELECT 1 FROM outgoing WHERE turn_id = ? AND payload = ?", (turn_id, text)).fetchone())
+def said_in_turn(tx: Tx, turn_id: str, texts: Sequence[str]) -> bool:
+    """Whether the agent has already sent exactly this, part by part, in this turn."""
+    rows = tx.execute("SELECT payload FROM outgoing WHERE turn_id = ?", (turn_id,))
+    return {row["payload"] for row in rows}.issuperset(texts)
+
+
+def ours(tx: Tx, chat_id: int, wa_id: str) -> bool:
+    """Whether the channel's id is that of a text that we sent there."""
+    return by_wa_id(tx, chat_id, wa_id) is not None
+
+
+def by_wa_id(tx: Tx, chat_id: int, wa_id: str) -> str | None:
+    """The text that we sent there under the channel's id; None if it is not ours."""
+    row = tx.execute(
+        "SELECT payload FROM outgoing WHERE chat_id = ? AND wa_id = ? AND wa_id <> '' AND state = ?"
+        " AND kind NOT IN (?, ?)",
+        (chat_id, wa_id, OutState.SENT, OutKind.REACTION, OutKind.EDIT),
+    ).fetchone()
+    return None if row is None else str(row["payload"])
 
 
 def spoken(tx: Tx, turn_id: str) -> int:
@@ -124,6 +173,17 @@ def forget_notices(tx: Tx, cause: str) -> None:
     tx.execute("DELETE FROM notices WHERE cause = ?", (cause,))
 
 
+def _key(tx: Tx, chat_id: int, wa_id: str) -> Key:
+    """The message with the channel's id, as far as we know it. Ours first: a stranger may have copied the id."""
+    if (text := by_wa_id(tx, chat_id, wa_id)) is not None:
+        return Key(wa_id, from_me=True, text=text)
+    row = tx.execute(
+        "SELECT sender, from_me, text FROM messages WHERE chat_id = ? AND wa_id = ? ORDER BY id LIMIT 1",
+        (chat_id, wa_id),
+    ).fetchone()
+    return Key(wa_id) if row is None else Key(wa_id, row["sender"], bool(row["from_me"]), row["text"])
+
+
 def _outgoing(tx: Tx, row: dict[str, str]) -> Outgoing:
     return Outgoing(
         id=int(row["id"]),
@@ -131,6 +191,6 @@ def _outgoing(tx: Tx, row: dict[str, str]) -> Outgoing:
         turn_id=row["turn_id"],
         kind=OutKind(row["kind"]),
         text=row["payload"],
-        quote=Key(row["quote"]) if row["quote"] else None,
+        quote=_key(tx, int(row["chat_id"]), row["quote"]) if row["quote"] else None,
         attempts=int(row["attempts"]),
     )

@@ -86,8 +86,9 @@ def _letter(tx: Tx, run_id: str, kind: str, ref: str) -> ToAgent:
         row = tx.execute("SELECT session FROM runs WHERE id = ?", (run_id,)).fetchone()
         return Open(run_id, ref, row["session"])
     if kind == Prompt.kind:
-        row = tx.execute("SELECT prompt, attempts FROM turns WHERE id = ?", (ref,)).fetchone()
-        return Prompt(ref, "\n\n".join(filter(None, (retry_note(row["attempts"]), row["prompt"]))))
+        row = tx.execute("SELECT prompt, images, attempts FROM turns WHERE id = ?", (ref,)).fetchone()
+        text = "\n\n".join(filter(None, (retry_note(row["attempts"]), row["prompt"])))
+        return Prompt(ref, text, tuple(json.loads(row["images"])))
     if kind == Stop.kind:
         return Stop(ref)
     row = tx.execute("SELECT ok, answer FROM requests WHERE run_id = ? AND n = ?", (run_id, int(ref))).fetchone()

@@ -1,5 +1,8 @@
 """Turns and lanes: the unit of work, and the queue that it waits in."""
 
+import json
+
+from nanoclaw.errors import Cause
 from nanoclaw.models import Authority, Origin, Turn, TurnState
 from nanoclaw.store import Tx, messages
 
@@ -33,15 +36,20 @@ def parked_lanes(tx: Tx) -> dict[str, str]:
 
 def park(tx: Tx, lane: str, cause: str, detail: str, now: int) -> None:
     """The lane waits for a person or a setting, its open turns with it."""
-    tx.execute("UPDATE lanes SET parked = ?, parked_at = ?, detail = ? WHERE lane = ?", (cause, now, detail, lane))
+    tx.execute(
+        "UPDATE lanes SET parked = ?, parked_at = ?, detail = ? WHERE lane = ? AND parked <> ?",
+        (cause, now, detail, lane, Cause.LOOP),  # what a person has to end is not ended by another trouble's end
+    )
     tx.execute(
         "UPDATE turns SET state = ?, error = ? WHERE lane = ? AND state = ?",
         (TurnState.PARKED, cause, lane, TurnState.OPEN),
     )
 
 
-def release(tx: Tx, lane: str) -> None:
-    """The lane goes on."""
+def release(tx: Tx, lane: str, *, by_person: bool = False) -> None:
+    """The lane goes on; a loop is ended by a person of authority alone."""
+    if not by_person and parked(tx, lane)[0] == Cause.LOOP:
+        return
     tx.execute("UPDATE lanes SET parked = '', parked_at = 0, detail = '' WHERE lane = ?", (lane,))
     tx.execute(
         "UPDATE turns SET state = ?, error = '', retries = 0, not_before = 0 WHERE lane = ? AND state = ?",
@@ -52,11 +60,12 @@ def release(tx: Tx, lane: str) -> None:
 def insert(tx: Tx, turn: Turn, now: int) -> None:
     """A new open turn with its exact prompt."""
     tx.execute(
-        "INSERT INTO turns(id, lane, group_id, chat_id, origin, authority, state, prompt, not_before, created_at)"
-        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO turns"
+        "(id, lane, group_id, chat_id, origin, authority, state, prompt, images, not_before, created_at)"
+        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(turn.id, turn.lane, turn.group_id, turn.chat_id, turn.origin, turn.authority, turn.state),
-            *(turn.prompt, turn.not_before, now),
+            *(turn.prompt, json.dumps(turn.images), turn.not_before, now),
         ),
     )
 
@@ -146,6 +155,7 @@ def _turn(row: dict[str, str]) -> Turn:
         authority=Authority(row["authority"]),
         state=TurnState(row["state"]),
         prompt=row["prompt"],
+        images=tuple(json.loads(row["images"])),
         origin=Origin(row["origin"]),
         attempts=int(row["attempts"]),
         kills=int(row["kills"]),

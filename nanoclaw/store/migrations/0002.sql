@@ -13,4 +13,13 @@ CREATE TABLE early(
   PRIMARY KEY(chat_id, target, person_id, kind)
 ) STRICT;
 
+-- The number in nanoclaw.toml that made somebody an owner: who is no longer listed loses it.
+ALTER TABLE people ADD COLUMN listed TEXT NOT NULL DEFAULT '';
+
+CREATE INDEX messages_chat ON messages(chat_id, id);  -- newest first, for what was said in a row
 CREATE INDEX outgoing_wa ON outgoing(chat_id, wa_id) WHERE wa_id <> '';
+
+-- What each group fetched on the last day that it fetched anything: the daily cap on files.
+CREATE TABLE downloads(
+  group_id INTEGER PRIMARY KEY REFERENCES groups(id), day TEXT NOT NULL, bytes INTEGER NOT NULL
+) STRICT;

@@ -9,9 +9,8 @@ from nanoclaw import notices
 from nanoclaw.errors import PARKING, Cause
 from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
 from nanoclaw.models import OutKind, RunState, Turn, TurnState
-from nanoclaw.prompts import for_people
 from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
-from nanoclaw.tools import MAX_SAID
+from nanoclaw.tools import MAX_SAID, Parts, spoken
 
 MAX_RETRIES = 5  # overloads waited for, after the CLI itself gave up
 RETRY_BASE_MS = 5_000  # doubled each time
@@ -43,7 +42,9 @@ class Effects:
     succeeded: bool = False  # a turn was answered: what was parked may go on
 
 
-def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, over_budget: bool) -> Effects:
+def apply(
+    tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, over_budget: bool, parts: Parts
+) -> Effects:
     """Apply a batch of letters together with the offset behind it, so that each counts once."""
     effects = Effects()
     for letter in _joined(batch):
@@ -54,7 +55,7 @@ def apply(tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, ov
         elif isinstance(letter, Request):
             _request(tx, run_id, letter, effects)
         elif isinstance(letter, Reply):
-            _reply(tx, run_id, letter, now, effects)
+            _reply(tx, run_id, letter, now, effects, parts)
         elif isinstance(letter, TurnDone):
             _done(tx, run_id, letter, now, effects, over_budget)
     runs.set_offset(tx, run_id, offset)
@@ -93,33 +94,33 @@ def _mine(tx: Tx, run_id: str, ids: tuple[str, ...], effects: Effects) -> list[T
     return found
 
 
-def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects) -> None:
-    text = for_people(letter.text)
-    if not text:
-        return
+def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects, parts: Parts) -> None:
     if not letter.turns:
-        _unsolicited(tx, run_id, text, now, effects)
+        _unsolicited(tx, run_id, letter.text, now, effects, parts)
         return
     given = [t for t in _mine(tx, run_id, letter.turns, effects) if t.state is TurnState.GIVEN]
-    if not given or any(outgoing.said_in_turn(tx, t.id, text) for t in given):
-        return  # stopped: its late reply is dropped; or the agent had sent the same by send_message
+    if not given:
+        return  # stopped: its late reply is dropped
     last = given[-1]
-    quote = messages.newest_of_turn(tx, last.id)
     if (part := outgoing.spoken(tx, last.id)) >= 2 * MAX_SAID:
         effects.bad += 1
         return
-    outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now, turn_id=last.id, part=part, quote=quote)
+    texts = spoken(tx, last.chat_id, letter.text, parts)
+    if not texts or any(outgoing.said_in_turn(tx, t.id, texts) for t in given):
+        return  # the agent had sent the same by send_message
+    quote = messages.newest_of_turn(tx, last.id)
+    outgoing.queue_parts(tx, last.chat_id, texts, OutKind.REPLY, now, turn_id=last.id, part=part, quote=quote)
     for turn in given:
         turns.spoke(tx, turn.id)
     effects.said = True
 
 
-def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects) -> None:
+def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects, parts: Parts) -> None:
     last = turns.last_of_run(tx, run_id)
-    effects.bad += 1  # a few may come; a stream of them is a flood
-    if last is not None:
-        outgoing.queue(tx, last.chat_id, text, OutKind.REPLY, now)
+    if last is not None and (texts := spoken(tx, last.chat_id, text, parts)):
+        outgoing.queue_parts(tx, last.chat_id, texts, OutKind.REPLY, now)
         effects.said = True
+        effects.bad += 1  # a few may come; a stream of them is a flood
 
 
 def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, over_budget: bool) -> None:

@@ -7,9 +7,8 @@ from typing import Protocol
 
 from loguru import logger
 
-from nanoclaw import failpoints, letters
+from nanoclaw import failpoints
 from nanoclaw.errors import Cause
-from nanoclaw.letters import MAX_BAD
 from nanoclaw.mailbox import (
     MAX_OUTBOX,
     Alive,
@@ -27,8 +26,9 @@ from nanoclaw.mailbox import (
 from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Progress, Show, Turn
 from nanoclaw.outbox import Outbox
-from nanoclaw.run import Run, decoded
-from nanoclaw.store import Store, chats, runs
+from nanoclaw.run import Run, decoded, letters
+from nanoclaw.run.letters import MAX_BAD
+from nanoclaw.store import Store, chats, messages, runs
 from nanoclaw.tools import Tools
 
 _PARTS = 4  # reads by which a batch may grow, so that a long reply is one text
@@ -99,7 +99,10 @@ class Listener:
             end = reader.size()
             while reader.offset < end and (lines := reader.read()):
                 batch = [x for line in lines if (x := decoded(line)) is not None]
-                await self._store.write(letters.apply, run_id, batch, reader.offset, self._clock(), over_budget=False)
+                await self._store.write(
+                    letters.apply, run_id, batch, reader.offset, self._clock(),
+                    over_budget=False, parts=self._outbox.parts,
+                )  # fmt: skip
 
     async def answer(self, run: Run, n: int) -> None:
         """Drive one request to its answer, and the answer into the inbox."""
@@ -113,7 +116,8 @@ class Listener:
         """Show it in the turn's chat, best effort."""
         if (chat := run.chats.get(turn.chat_id)) is None:
             chat = run.chats[turn.chat_id] = await self._store.read(chats.chat, turn.chat_id)
-        self._show(chat, Progress(turn.id, show, text))
+        about = await self._store.read(messages.keys_of_turn, turn.id) if show is Show.TAKEN else ()
+        self._show(chat, Progress(turn.id, show, text, about))
 
     async def _take(self, run: Run) -> bool:
         """Take the letters that are there: events are shown, all others are one transaction with the offset."""
@@ -175,8 +179,9 @@ class Listener:
         over = bool(self._meter.refusal(run.row.id))
         failpoints.hit("apply")
         effects = await self._store.insist(
-            letters.apply, run.row.id, batch, run.reader.offset, self._clock(), over_budget=over
-        )
+            letters.apply, run.row.id, batch, run.reader.offset, self._clock(),
+            over_budget=over, parts=self._outbox.parts,
+        )  # fmt: skip
         failpoints.hit("applied")
         run.last_alive = run.last_sign = asyncio.get_running_loop().time()
         run.bad += effects.bad

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from loguru import logger
 
-from nanoclaw import failpoints, letters
+from nanoclaw import failpoints
 from nanoclaw.errors import Cause, SandboxError, StoreError, UnsafePath
 from nanoclaw.gateway import Gateway
 from nanoclaw.groups import Home, binds, check_room, make_group, make_run, read_memory, remove_run
-from nanoclaw.listener import Listener
 from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, Watch, put_letter
 from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn
 from nanoclaw.outbox import Outbox
-from nanoclaw.run import Run, RunGone, begin, give, obituary
+from nanoclaw.run import Run, RunGone, begin, give, letters, obituary
+from nanoclaw.run.listener import Listener
 from nanoclaw.sandbox import Death, Exit, Sandbox, Spec
 from nanoclaw.store import Store, chats, runs, turns
 from nanoclaw.store.runs import Call
