@@ -160,6 +160,7 @@ def _connect(path: Path) -> Tx:
     tx.row_factory = sqlite3.Row
     tx.execute("PRAGMA foreign_keys = ON")
     tx.execute("PRAGMA synchronous = FULL")
+    tx.execute("PRAGMA cache_size = -512")  # KiB; the system's own cache serves the rest
     return tx
 
 

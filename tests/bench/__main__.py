@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanoclaw.channels.control_sock import Client, connect
-from tests.bench import floors
+from tests.bench import floors, whatsapp
 from tests.model_server import ModelServer
 
 IMAGE = "nanoclaw-agent"
@@ -186,7 +186,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="./nanoclaw.sh bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="cold turns; warm ones are twice as many")
     parser.add_argument("--idle", type=float, default=20, help="seconds over which the idle host is watched")
+    parser.add_argument("--whatsapp", type=int, metavar="N", help="instead: the host's memory over N messages")
     args = parser.parse_args()
+    if args.whatsapp:
+        asyncio.run(whatsapp.run(args.whatsapp, Console(width=120)))
+        return
     Console(width=120).print(asyncio.run(_measure(args.rounds, args.idle)))
 
 

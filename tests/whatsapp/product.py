@@ -1,10 +1,13 @@
 """`nanoclaw run` as people start it: a process of its own, with nothing changed but its environment."""
 
 import asyncio
+import io
 import json
+import os
 import sys
+import tempfile
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,17 @@ class Product:
         self._env = whatsapp.env() | {f"NANOCLAW_{key.upper()}": value for key, value in settings.items()}
         self._env["ANTHROPIC_API_KEY"] = KEY
         self.process: Process | None = None
+        self._said: io.BufferedIOBase = io.BytesIO()
 
     async def start(self) -> None:
         """A new process."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nanoclaw", "run", env=self._env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
-        )
+        # A file: a pipe that nobody reads would fill up, and the host would wait for it in the middle of a log line.
+        self._said.close()
+        with tempfile.TemporaryFile() as said:
+            self._said = os.fdopen(os.dup(said.fileno()), "rb")
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nanoclaw", "run", env=self._env, stdin=DEVNULL, stdout=said, stderr=said
+            )
 
     async def pairing(self, true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """What pairing.json says once `true` holds of it."""
@@ -40,7 +48,7 @@ class Product:
                 if found and true(found):
                     return dict(found)
                 assert self.process
-                assert self.process.returncode is None, (await self.process.communicate())[1].decode()[-2000:]
+                assert self.process.returncode is None, self.last_words()
                 await asyncio.sleep(0.02)
 
     async def link(self, whatsapp: FakeWhatsApp) -> None:
@@ -48,6 +56,11 @@ class Product:
         await self.start()
         whatsapp.scan(await self.qr())
         await self.state("connected")
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        self._said.seek(0)
+        return self._said.read().decode("utf-8", "replace")[-2000:]
 
     async def state(self, state: str) -> dict[str, Any]:
         """Until it is in this state."""
@@ -61,7 +74,8 @@ class Product:
         """However it stands, it is gone."""
         if self.process and self.process.returncode is None:
             self.process.kill()
-            await self.process.communicate()
+            await self.process.wait()
+        self._said.close()
 
     async def end(self) -> tuple[int, float]:
         """SIGTERM; the exit code, and the seconds it took."""
@@ -69,5 +83,5 @@ class Product:
         began = time.perf_counter()
         self.process.terminate()
         async with asyncio.timeout(PATIENCE):
-            await self.process.communicate()
+            await self.process.wait()
         return int(self.process.returncode or 0), time.perf_counter() - began
