@@ -1,5 +1,6 @@
 """What WhatsApp's protobufs become, by the library's own classes: where, who, when, what, and everything forged."""
 
+import time
 from typing import Any
 
 import pytest
@@ -159,6 +160,11 @@ KINDS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"liveLocationMessage": {"degreesLatitude": 1}}, "location", "[location: 1.000000, 0.000000]"),
     ({"contactMessage": {"displayName": "Bob", "vcard": CARD}}, "contact", "[contact: Bob, +49 151 1, 0800]"),
+    (
+        {"contactMessage": {"displayName": "Bob", "vcard": "tel;x=a.b-c:0800 \r\nxTEL:1234"}},
+        "contact",
+        "[contact: Bob, 0800]",
+    ),
     ({"contactMessage": {"displayName": "Bob", "vcard": "TEL:evil<b>"}}, "contact", "[contact: Bob]"),
     (
         {"contactsArrayMessage": {"contacts": [{"displayName": "A"}, {"displayName": "B"}]}},
@@ -279,6 +285,26 @@ def test_a_mention_of_us(mentioned: list[str], we: We, ours: bool) -> None:
     message = quoting()
     message.extendedTextMessage.contextInfo.mentionedJID.extend(mentioned)
     assert read(event(message, chat=GROUP), we, NOW).mentions_us is ours
+    edit = Message(protocolMessage={"type": "MESSAGE_EDIT", "key": KEY, "editedMessage": message})
+    assert read(event(edit, chat=GROUP), we, NOW).mentions_us is ours
+
+
+def test_of_an_edits_surroundings_only_its_mentions_count() -> None:
+    """What it quotes, and whether it was forwarded, the message that it edits says."""
+    message = quoting(stanzaID="Q1", isForwarded=True, expiration=60)
+    edit = Message(protocolMessage={"type": "MESSAGE_EDIT", "key": KEY, "editedMessage": message})
+    heard = read(event(edit), OWN, NOW)
+    assert (heard.kind, heard.text, heard.target) == ("edit", "yes", "T1")
+    assert (heard.quoted, heard.forwarded, heard.expires, heard.media) == ("", False, None, ())
+
+
+@pytest.mark.parametrize(
+    ("context", "forwarded"),
+    [({}, False), ({"isForwarded": True}, True), ({"forwardingScore": 3}, True), ({"forwardingScore": 0}, False)],
+)
+def test_a_forwarded_text_is_marked(context: dict[str, Any], forwarded: bool) -> None:
+    """By either of the two fields that phones set."""
+    assert read(event(quoting(**context)), OWN, NOW).forwarded is forwarded
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -379,6 +405,29 @@ def test_nothing_raises(message: Message, chat: str, sender: str, id: str, from_
             assert heard.chat
             assert len(heard.text) <= 100_000
             assert 0 <= heard.at <= NOW + 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("key", "chat", "claim"),
+    [
+        ({"ID": "T1"}, GROUP, True),
+        ({"ID": "T1", "fromMe": True}, GROUP, False),  # its sender's own: nobody has to be asked
+        ({"ID": "T1"}, ANN, False),
+    ],
+)
+def test_a_delete_of_what_another_wrote_says_so(key: dict[str, Any], chat: str, claim: bool) -> None:
+    """Only then it matters who the group's admins are."""
+    message = Message(protocolMessage={"type": "REVOKE", "key": key})
+    assert read(event(message, chat=chat), OWN, NOW).by_admin == claim
+
+
+def test_a_huge_card_takes_no_time() -> None:
+    """Its lines are cut, and so is the card (a message of 20 of them took 0.3 s)."""
+    cards = [{"displayName": "x", "vcard": "TEL-" * 5000}] * 20
+    began = time.process_time()
+    for _ in range(20):
+        said(contactsArrayMessage={"contacts": cards})
+    assert time.process_time() - began < 1
 
 
 def test_revoke_is_the_default_type() -> None:

@@ -26,6 +26,16 @@ def set_apart(home: Path) -> None:
     os.close(dumps)
 
 
+def fill_in() -> None:
+    """Streams that were closed before we began lead nowhere, and their descriptors never become files of ours."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def _open_dumps(path: Path) -> int:
     """Only a crash writes there, so a look at each start is enough to bound it."""
     try:

@@ -77,7 +77,7 @@ class Rig:
         """Until the channel is in one of these states."""
         async with asyncio.timeout(PATIENCE):
             while self.channel.state not in words:
-                await self.channel._session.changes()
+                await self.channel._session.changed.wait()
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator["Rig"]:

@@ -10,9 +10,10 @@ import pytest
 
 from nanoclaw.channels.control_sock import Client, ControlServer, connect
 from nanoclaw.channels.whatsapp.files import ref_of
+from nanoclaw.channels.whatsapp.session import Up, pb
 from nanoclaw.errors import MediaRefused, NanoClawError, NotConnected
 from nanoclaw.models import Chat, Key, Progress, Show
-from tests.whatsapp.channel import Rig, row
+from tests.whatsapp.channel import US, Rig, row
 from tests.whatsapp.media import MediaHost
 from tests.whatsapp.server import FakeWhatsApp, Message, Person
 from tests.whatsapp.wire import Node
@@ -184,6 +185,27 @@ async def test_a_delete_by_an_admin(link: Linker, whatsapp: FakeWhatsApp, ann: P
         whatsapp.say(person, gone, group="1203")
     await rig.ears.until(lambda: len(rig.ears.heard) == 2)
     assert [(m.kind, m.by_admin) for m in rig.ears.heard] == [("delete", True), ("delete", False)]
+
+
+async def test_what_comes_before_we_know_who_we_are(memory: Path) -> None:
+    """It waits for that, in its order: a mention of us would be nobody's else."""
+    rig = Rig(memory / "whatsapp")
+    arrived = rig.channel._session._heard
+    for wa_id in ("M1", "M2"):
+        event = pb.Message()
+        event.Info.ID = wa_id
+        event.Info.MessageSource.Chat.User, event.Info.MessageSource.Chat.Server = "1203", "g.us"
+        event.Info.MessageSource.Sender.User, event.Info.MessageSource.Sender.Server = "777", "lid"
+        event.Message.extendedTextMessage.text = "@us"
+        event.Message.extendedTextMessage.contextInfo.mentionedJID.append(US[0])
+        arrived(event)
+    async with asyncio.TaskGroup() as tg:
+        listening = tg.create_task(rig.channel._listen(rig.ears, tg))
+        arrived(Up((pb.JID(User="99900011122", Server="lid"),)))
+        await rig.ears.until(lambda: len(rig.ears.heard) == 2)
+        listening.cancel()
+    assert [(m.wa_id, m.mentions_us) for m in rig.ears.heard] == [("M1", True), ("M2", True)]
+    assert rig.ears.accounts
 
 
 async def test_undecryptable(link: Linker, whatsapp: FakeWhatsApp, ann: Person) -> None:

@@ -58,9 +58,10 @@ class WhatsApp:
         self._clock = clock
         self._us: tuple[str, ...] = ()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
-        self._session = Session(folder, clock, random, self._events.put_nowait)
+        self._early: list[Any] | None = []  # what came before we knew who we are; None from then on
+        self._session = Session(folder, clock, random, self._arrived)
         self._sending = asyncio.Lock()
-        self._groups = GroupBook(self._session)
+        self._groups = GroupBook(self._session, clock)
         self._files = Files(self._session)
         self._alive = Alive(
             self._session, self._sending, reaction=reaction, typing=typing, receipts=not shared, clock=clock
@@ -84,10 +85,26 @@ class WhatsApp:
             try:
                 await self._session.run()
             finally:  # WhatsApp thinks that we have it
+                self._let_in()
                 with_limit = asyncio.wait_for(self._events.join(), _LAST_WORDS)
                 await asyncio.gather(with_limit, return_exceptions=True)
+                if left := self._events.qsize():
+                    logger.error("{} things that WhatsApp told could not be stored before the end", left)
 
     # --- in ---------------------------------------------------------------------------------------
+
+    def _arrived(self, event: Any) -> None:
+        """In order; only that nothing is heard before the first Up: who is meant by "we" would be nobody."""
+        if isinstance(event, Up) or self._early is None:
+            self._events.put_nowait(event)
+            self._let_in()
+        else:
+            self._early.append(event)
+
+    def _let_in(self) -> None:
+        for event in self._early or ():
+            self._events.put_nowait(event)
+        self._early = None
 
     async def _listen(self, ears: Ears, tg: asyncio.TaskGroup) -> None:
         while True:
@@ -129,7 +146,7 @@ class WhatsApp:
         """The boundary of one message: whatever is wrong with it, the next one is heard."""
         try:
             msg = inbound.read(event, inbound.We(self._us, not self._shared), self._clock())
-            if msg.kind == "delete" and msg.is_group:
+            if msg.by_admin:
                 msg = replace(msg, by_admin=await self._groups.is_admin(msg.chat[0], msg.sender.jids))
             await ears.hear(msg)
         except StoreError:
@@ -234,11 +251,11 @@ class WhatsApp:
         left = asyncio.ensure_future(stream.receive())
         try:
             while not left.done():
-                pairing = self._session.pairing
+                news, pairing = self._session.changed, self._session.pairing
                 await stream.send({"type": "pairing", **_frame(pairing)})
                 if pairing.over and not args.get("watch"):
                     return
-                changed = asyncio.ensure_future(self._session.changes())
+                changed = asyncio.ensure_future(news.wait())
                 await asyncio.wait({left, changed}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 await asyncio.gather(changed, return_exceptions=True)

@@ -50,7 +50,7 @@ class Alive:
             self._turns[progress.turn] = chat.jid
             if progress.messages:
                 self._signs.append((chat.jid, progress.messages))
-        elif progress.show is Show.ENDED:
+        elif progress.show in (Show.ENDED, Show.LATER):
             self._turns.pop(progress.turn, None)
         else:
             return
@@ -111,8 +111,7 @@ class Alive:
             await self._contained(self._say(chat, _TYPING))
         self._shown = chats
         if not chats and self._available:
-            await self._be(Presence.UNAVAILABLE)
-            self._available = False
+            self._available = not await self._be(Presence.UNAVAILABLE)
 
     async def _be(self, presence: Presence) -> bool:
         return await self._contained(self._session.call(lambda api: api.send_presence(presence)))

@@ -5,7 +5,6 @@ blocks a thread of asyncio's own pool for its life, and it never ends when it is
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import ctypes
 import threading
@@ -23,9 +22,13 @@ from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.errors import NotConnected
 
 _SETTLED = 1.0  # seconds in which a call that has begun is past the library's shared maps
-_STARTED = 2.0  # seconds in which a connect has made its entry in them
-_STOP = 10.0  # seconds for a stop; the other side of the websocket has 5 to answer
-_THREADS = 6  # a send, a sign of life, a download, a look at groups, and two to spare
+_STARTED = 1.0  # seconds in which a connect has made its entry in them
+_HANG_UP = 6.0  # seconds; the other side of the websocket has 5 to answer
+_QUIET = 0.2  # seconds without an event, after which the library has told all that it has
+_DRAIN = 2.0  # seconds at most until then
+_STOP = 2.0
+_CALLS = 5  # at a time: a send, a sign of life, a look at groups, and two to spare
+_DOWNLOADS = 2  # at a time: the library never gives one up, though whoever wanted it has
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,12 @@ class Client:
     def __init__(self, database: Path, uuid: str, events: Iterable[type], tell: Callable[[Any], None]) -> None:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "whatsapp")
-        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._room = asyncio.Semaphore(_CALLS)
+        self._room_for_files = asyncio.Semaphore(_DOWNLOADS)
+        self._calls: set[asyncio.Future[Any]] = set()
         self._ended: asyncio.Future[Any] = self._loop.create_future()
         self._sign = asyncio.Event()  # the library has called back: its connect is past its maps
+        self._heard = 0  # events
         self._open = True
         props = DeviceProps(os="NanoClaw", platformType=DeviceProps.CHROME)
         self.api = api = NewAClient(str(database), props=props, uuid=uuid)
@@ -100,49 +105,57 @@ class Client:
     async def close(self) -> None:
         """Stop. Calls that have begun end with an error of the library's, others never begin."""
         self._open = False
-        for call in self._calls:
-            call.cancel()
+        self._room.release()  # who waits for room is refused, and lets the next one in
         if self._calls:
-            await asyncio.wait([asyncio.wrap_future(call) for call in self._calls], timeout=_SETTLED)
+            await asyncio.wait(self._calls, timeout=_SETTLED)
         if self._task is not None and not self._task.done():
-            await self._past_connect()
+            if await self._past_connect():
+                await self._hang_up()
             await asyncio.wait([in_thread(_go.Stop, self.api.uuid)], timeout=_STOP)
             if not self._ended.done():
                 self._ended.set_result(b"")  # while a QR was shown it never ends: its thread is left behind
             await asyncio.wait([self._task])
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         """What the library's wrapper calls: a function of Go's by its name."""
         if name == "Neonize":
             return self._live
-        return lambda *args: self._call(getattr(_go, name), *args)
+        room = self._room_for_files if name.startswith("Download") else self._room
+        return lambda *args: self._call(room, getattr(_go, name), *args)
 
-    async def _call(self, func: Callable[..., Any], *args: Any) -> Any:
+    async def _call(self, room: asyncio.Semaphore, func: Callable[..., Any], *args: Any) -> Any:
+        if room is self._room_for_files and room.locked():
+            raise NotConnected("other files are still on their way")
+        await room.acquire()
         if not self._open:
+            room.release()
             raise NotConnected("WhatsApp is not connected")
-        call = self._pool.submit(func, *args)
+        call = in_thread(func, *args)
         self._calls.add(call)
-        call.add_done_callback(lambda _: self._post(self._calls.discard, call))
-        try:
-            return await asyncio.wrap_future(call)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise NotConnected("WhatsApp was left before it began") from None  # `close` cancelled the call, not us
+        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda _: room.release())
+        return await asyncio.shield(call)  # Go goes on with it when nobody waits any more, and takes up the room
 
     async def _live(self, *args: Any) -> Any:
         thread = in_thread(_go.Neonize, *args)
         thread.add_done_callback(lambda done: None if self._ended.done() else self._ended.set_result(done.result()))
         return await self._ended
 
-    async def _past_connect(self) -> None:
-        try:
+    async def _past_connect(self) -> bool:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STARTED):
                 await self._sign.wait()
-        except TimeoutError:
-            return
+        return self._sign.is_set()
+
+    async def _hang_up(self) -> None:
+        """Hear all that is decrypted: a stop would drop it, and what WhatsApp sends again cannot be decrypted twice."""
+        await asyncio.wait([in_thread(_go.Disconnect, self.api.uuid)], timeout=_HANG_UP)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                before = -1
+                while before != self._heard:
+                    before = self._heard
+                    await asyncio.sleep(_QUIET)
 
     # --- called by Go, in threads of its own ------------------------------------------------------
 
@@ -163,6 +176,7 @@ class Client:
             self._hear(event)
 
     def _hear(self, event: Any) -> None:
+        self._heard += 1
         self._post(self._sign.set)
         self._post(self._tell, event)
 

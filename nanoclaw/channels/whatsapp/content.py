@@ -19,6 +19,8 @@ _DEEP = 6  # wrappers around wrappers
 _SIZE = 2**50  # bytes, as a sender says; more does not fit into a row
 _ID = 128  # characters of a message's id: more is nobody's
 
+_NUMBER = re.compile(r"(?:[\w-]+\.)?TEL\b[^:]*:([+\d() ./-]{3,40})", re.IGNORECASE)  # a line of a contact's card
+
 # What travels beside a message.
 _BESIDE = {"messageContextInfo", "senderKeyDistributionMessage", "fastRatchetKeySenderKeyDistributionMessage"}
 _WRAPPERS = {
@@ -71,6 +73,7 @@ class Content:
     text: str = ""
     media: tuple[Media, ...] = ()
     target: str = ""
+    of_another: bool = False  # of a delete: its sender says that somebody else wrote the target
     expires: int | None = None  # of a timer
     context: ContextInfo | None = None
 
@@ -172,8 +175,9 @@ def _contacts(part: Any) -> Content:
 
 
 def _card(part: Any) -> str:
-    numbers = re.findall(r"(?im)^[\w.-]*\bTEL[^:\r\n]{0,200}:([+\d() ./-]{3,40})\s*$", text(part.vcard, 20_000))
-    return f"[contact: {', '.join([line(part.displayName), *(line(n) for n in numbers[:3])])}]"
+    found = (_NUMBER.fullmatch(written[:200].rstrip()) for written in text(part.vcard, 4000).splitlines())
+    numbers = [line(number[1]) for number in found if number]
+    return f"[contact: {', '.join([line(part.displayName), *numbers[:3]])}]"
 
 
 def _poll(part: Any) -> Content:
@@ -187,9 +191,10 @@ def _reaction(part: Any) -> Content:
 
 def _protocol(part: Any) -> Content:
     if part.type == ProtocolMessage.REVOKE and part.HasField("key"):
-        return Content("delete", target=_target(part.key))
+        return Content("delete", target=_target(part.key), of_another=not part.key.fromMe)
     if part.type == ProtocolMessage.MESSAGE_EDIT:
-        return Content("edit", read(part.editedMessage).text, target=_target(part.key))
+        found = read(part.editedMessage)
+        return Content("edit", found.text, target=_target(part.key), context=found.context)
     if part.type == ProtocolMessage.EPHEMERAL_SETTING:
         return Content("timer", expires=part.ephemeralExpiration)
     raise Dropped("protocol")

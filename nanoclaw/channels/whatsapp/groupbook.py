@@ -1,7 +1,7 @@
 """What we know of the groups that we are in: names, timers, and who may delete others' messages."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from neonize.exc import NeonizeError
 from neonize.proto.Neonize_pb2 import GroupInfo, GroupInfoEvent
@@ -12,6 +12,7 @@ from nanoclaw.channels.whatsapp.session import Session
 from nanoclaw.errors import NotConnected, SendRefused
 
 _ASK = 10.0  # seconds to learn who the admins are
+_PAUSE = 60_000  # ms; all other messages wait for the answer
 _LIST = 60.0
 _MOST = 5000  # groups whose admins are kept in memory
 _NAME = 100  # characters
@@ -22,8 +23,10 @@ Named = tuple[str, str, int | None]  # jid, name, timer
 class GroupBook:
     """Filled by the library's list after each connect, and by what changes."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, clock: Callable[[], int]) -> None:
         self._session = session
+        self._clock = clock
+        self._asked: dict[str, int] = {}  # when nobody could say who the admins of a group are
         self._admins: dict[str, frozenset[str]] = {}
 
     async def everything(self) -> list[Named]:
@@ -34,6 +37,7 @@ class GroupBook:
         except (NeonizeError, NotConnected, TimeoutError):
             return []
         self._admins.clear()
+        self._asked.clear()
         return [self.learn(group) for group in groups]
 
     def learn(self, group: GroupInfo) -> Named:
@@ -53,11 +57,14 @@ class GroupBook:
         return jid, event.Name.Name[:_NAME] if event.HasField("Name") else "", timer
 
     async def is_admin(self, group: str, person: Iterable[str]) -> bool:
-        """Whether the person is an admin there; no when nobody can say."""
-        if group not in self._admins:
+        """Whether the person is an admin there; no when nobody can say, and for a while nobody is asked again."""
+        asked = self._asked.get(group)
+        if group not in self._admins and (asked is None or self._clock() >= asked + _PAUSE):
             try:
                 async with asyncio.timeout(_ASK):
                     self.learn(await self._session.call(lambda api: api.get_group_info(to_jid(group))))
             except (NeonizeError, NotConnected, SendRefused, TimeoutError):
-                return False
+                if len(self._asked) >= _MOST:
+                    self._asked.clear()
+                self._asked[group] = self._clock()
         return not self._admins.get(group, frozenset()).isdisjoint(person)

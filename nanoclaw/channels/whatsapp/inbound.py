@@ -36,7 +36,7 @@ class We:
 
 
 def read(event: MessageEv, we: We, now: int) -> Incoming:
-    """`now` in milliseconds. Raises Dropped."""
+    """`now` in milliseconds. `by_admin` is only what the sender says. Raises Dropped."""
     info = event.Info
     source = info.MessageSource
     is_group = _server(source.Chat) == _GROUP
@@ -61,22 +61,26 @@ def read(event: MessageEv, we: We, now: int) -> Incoming:
         kind=found.kind,
         media=found.media,
         target=found.target,
+        by_admin=is_group and found.of_another,
     )
     return _in_context(heard, found, we)
 
 
 def _in_context(heard: Incoming, found: Content, we: We) -> Incoming:
-    """With what the message says of others: quote, mentions, timer."""
+    """With what stands around the message: mentions, quote, timer, whether it was forwarded."""
     context = found.context
     if context is None:
+        return heard
+    mentioned = (_bare(jid) for jid in islice(context.mentionedJID, _MENTIONS))
+    heard = replace(heard, mentions_us=we.own_number and any(jid in we.jids for jid in mentioned if jid))
+    if heard.kind == "edit":  # all else is as in the message that it edits
         return heard
     if quoted := content.message_id(context.stanzaID):
         text, media = _quoted(context)
         heard = replace(heard, quoted=quoted, quoted_text=text, media=(*heard.media, *media))
     if context.expiration and not heard.is_group:
         heard = replace(heard, expires=_timer(context.expiration))
-    mentioned = (_bare(jid) for jid in islice(context.mentionedJID, _MENTIONS))
-    return replace(heard, mentions_us=we.own_number and any(jid in we.jids for jid in mentioned if jid))
+    return replace(heard, forwarded=context.isForwarded or context.forwardingScore > 0)
 
 
 def _quoted(context: ContextInfo) -> tuple[str, tuple[Media, ...]]:

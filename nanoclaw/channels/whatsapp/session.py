@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from loguru import logger
 from neonize.events import UndecryptableMessageEv
@@ -19,16 +17,19 @@ from nanoclaw.channels.whatsapp import pairing
 from nanoclaw.channels.whatsapp.client import Client, Ended, LinkingOver, Qr
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.pairing import FINAL, Pairing, State
+from nanoclaw.channels.whatsapp.probe import probe
 from nanoclaw.errors import NanoClawError, NotConnected
 
-_HOST = ("web.whatsapp.com", 443)
-_PROBE = 10.0  # seconds
-_SLOWEST = 60.0  # seconds between two tries
+_SLOWEST = 60.0  # seconds between two tries; each connect that fails all the same doubles it, up to:
+_SLOWEST_CONNECT = 900.0  # for each costs a file descriptor and some memory for ever
+_ANSWER = 60.0  # seconds from a connect to the login or a QR code
 _STEADY = 60.0  # seconds of connection after which the next trouble is a new one
 _OUTAGE = 60.0  # seconds after which the library's own, ever slower tries are replaced by ours
 _LOGIN = 20.0  # seconds from a link to the login; the library misses its cue when WhatsApp hangs up too soon
 _FIRST_QR, _NEXT_QR = 60_000, 20_000  # ms that WhatsApp honours a code
-_UNKNOWN_BAN = 3_600_000  # ms, when WhatsApp gives a ban that the library cannot read
+_UNKNOWN_BAN = 3_600_000  # ms, when WhatsApp does not say how long, or the library cannot read it
+_LEAST_BAN = 60_000  # ms
+_SLICE = 10.0  # seconds: a ban's end is looked for on the wall clock, which may step
 
 ASK = "link with: nanoclaw pair"
 RAN_OUT = (
@@ -88,13 +89,15 @@ class Session:
         self._over: asyncio.Future[Pairing] | None = None  # how the present client's life ended
         self._timer: asyncio.TimerHandle | None = None
         self._tries = 0
+        self._slowest = _SLOWEST
         self._up_since = 0
         self._down: tuple[State, int] | None = None  # what began it, and when
-        self._asked = asyncio.Event()
+        self._asked = asyncio.Event()  # by a person
+        self._free = asyncio.Event()  # nothing makes us hold
+        self._free.set()
         self._idle = asyncio.Event()  # no client lives
         self._idle.set()
         self._phone = ""
-        self._held = False
         self._banned_until = 0
         self._errands: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -118,14 +121,12 @@ class Session:
 
     def hold(self, why: str) -> None:
         """Leave WhatsApp until `release`, so that it keeps what we cannot."""
-        self._held = True
+        self._free.clear()
         self._end(State.STORE_FAILING, why)
 
     def release(self) -> None:
         """What made us hold is over."""
-        if self._held:
-            self._held = False
-            self._asked.set()
+        self._free.set()
 
     def ask(self, phone: str = "") -> None:
         """Somebody wants to link: by QR, or by a code for this number. Raises NanoClawError for what is no number."""
@@ -139,9 +140,10 @@ class Session:
             self._note(Pairing(State.CONNECTING))
             self._asked.set()
 
-    async def changes(self) -> None:
-        """Wait for another `pairing`."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set when `pairing` is another one; to be taken before that is read."""
+        return self._changed
 
     async def logout(self) -> str:
         """Unlink; what a person still has to do, or ""."""
@@ -151,7 +153,7 @@ class Session:
         except (NeonizeError, NotConnected) as e:
             logger.warning("WhatsApp was not told of the logout: {}", scrub(str(e)))
             rest = "WhatsApp could not be told: remove this device on the phone too (Settings > Linked devices)"
-        if self._over is None:
+        if self._over is None or self._over.done():
             self._note(Pairing(State.LOGGED_OUT, words))
         self._end(State.LOGGED_OUT, words)
         await self._idle.wait()
@@ -183,15 +185,18 @@ class Session:
         self._note(Pairing(State.CONNECTING, self.pairing.detail))
         self._over = over = asyncio.get_running_loop().create_future()
         try:
-            if (trouble := await _probe()) is not None:
+            if (trouble := await probe()) is not None:
+                self._slowest = _SLOWEST
                 self._end(State.DISCONNECTED, trouble)
             elif not over.done():
                 self._lives += 1
+                self._slowest = min(self._slowest * 2, _SLOWEST_CONNECT)
                 self.database.touch(mode=0o600)  # the library would make it readable for all
                 self.database.chmod(0o600)
                 name = f"{self.database}#{self._lives}"
                 self._client = Client(self.database, name, EVENTS, lambda event: self._on(event, over))
                 await self._client.connect()
+                self._after(_ANSWER, "WhatsApp does not answer; it is tried again")
             await over
         finally:
             self._over = None
@@ -204,24 +209,26 @@ class Session:
     async def _rest(self) -> None:
         """Until it is time for the next try."""
         state = self.pairing.state
-        if state in FINAL:
+        if state is State.BANNED:
+            while (left := self._banned_until - self._clock()) > 0 and not self._asked.is_set():
+                await self._pause(min(left / 1000, _SLICE))
+        elif state not in FINAL and self._free.is_set():
+            delay = min(self._slowest, 2.0**self._tries) * (0.5 + self._random() / 2)
+            self._tries = min(self._tries + 1, 10)
+            await self._pause(delay)
+        await self._free.wait()
+        if self.pairing.state in FINAL:  # also when it was logged out in the meantime
             await self._asked.wait()
-        elif state is State.BANNED:
-            while (left := self._banned_until - self._clock()) > 0:  # noqa: ASYNC110 - no event ends a ban
-                await asyncio.sleep(min(left / 1000, 60))  # in slices: the wall clock may step
-        elif not self._held:
-            delay = min(_SLOWEST, 2.0**self._tries) * (0.5 + self._random() / 2)
-            self._tries = min(self._tries + 1, 6)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._asked.wait()
-        while self._held:
-            self._asked.clear()
-            await self._asked.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
 
     def _end(self, state: State, detail: str = "") -> None:
         """The present client's life is over; the first reason counts."""
         if self._over is not None and not self._over.done():
+            self._cancel_timer()
             self._note_down(state)
             self._over.set_result(Pairing(state, detail or WORDS.get(state, "")))
             # From now on nothing is sent, though the client is still there.
@@ -268,7 +275,7 @@ class Session:
             case pb.Disconnected():
                 self._on_disconnected()
             case pb.KeepAliveTimeout() if self.pairing.state is State.CONNECTED:
-                self._note(Pairing(State.DEGRADED, "WhatsApp does not answer keep-alives; texts wait"))
+                self._on_silence()
             case pb.KeepAliveRestored() if self.pairing.state is State.DEGRADED:
                 self._on_connected()
             case pb.LoggedOut():
@@ -279,6 +286,8 @@ class Session:
                 self._end(State.OUTDATED)
             case pb.TemporaryBan():
                 self._on_ban(event.Expire * 1000)
+            case pb.StreamError():  # none that the library knows: not the restart after a link
+                self._end(State.DISCONNECTED, "WhatsApp ended the connection; it is tried again")
             case pb.ConnectFailure():
                 self._end(State.DISCONNECTED, f"WhatsApp refused the login ({event.Reason})")
             case Ended():
@@ -288,6 +297,7 @@ class Session:
         return None
 
     def _on_qr(self, code: str) -> None:
+        self._cancel_timer()
         lasts = _NEXT_QR if self.pairing.qr else _FIRST_QR
         words = "scan the code in WhatsApp: Settings > Linked devices > Link a device"
         held = self.pairing if self.pairing.code else Pairing(State.LINKING, words)
@@ -337,6 +347,7 @@ class Session:
             after = None
         self._down = None
         self._up_since = now
+        self._slowest = _SLOWEST
         asyncio.get_running_loop().call_later(_STEADY, self._steady, now)
         self._note(Pairing(State.CONNECTED))
         self._heard(Up(jids, after, now - since))
@@ -349,17 +360,30 @@ class Session:
         if self.pairing.qr:
             self._end(State.UNLINKED, f"WhatsApp closed the connection while linking; {RAN_OUT}")
             return
+        words = "the connection was lost; it is tried again"
+        if self._up_since and self._clock() - self._up_since < _STEADY * 1000:
+            self._end(State.DISCONNECTED, words)  # the library would be back at once, again and again
+            return
         self._note_down(State.DISCONNECTED)
-        self._note(Pairing(State.DISCONNECTED, "the connection was lost; it is tried again"))
-        self._after(_OUTAGE, "the connection was lost")
+        self._note(Pairing(State.DISCONNECTED, words))
+        self._after(_OUTAGE, words)
+
+    def _on_silence(self) -> None:
+        """The library gives the line up some minutes later, and does not tell when it finds no other."""
+        self._note_down(State.DISCONNECTED)
+        self._note(Pairing(State.DEGRADED, "WhatsApp does not answer keep-alives; texts wait"))
+        if self._timer is None:
+            self._after(3 * _OUTAGE, "WhatsApp does not answer; it is tried again")
 
     def _on_ban(self, lasts: int) -> None:
+        """0: nobody knows how long."""
+        lasts = max(_LEAST_BAN, lasts or _UNKNOWN_BAN)
         self._banned_until = self._clock() + lasts
         self._end(State.BANNED, f"WhatsApp has banned this account for {lasts // 60_000} min; it says why on the phone")
 
     def _on_ended(self, error: str) -> None:
         if "TemporaryBan" in error:  # a code that the library cannot encode ends all its events
-            self._on_ban(_UNKNOWN_BAN)
+            self._on_ban(0)
         else:
             self._end(State.DISCONNECTED, error or "the session ended")
 
@@ -373,20 +397,3 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _probe() -> str | None:
-    """Why WhatsApp cannot be reached, if so. A connect that fails costs the library a file descriptor for ever."""
-    host, port = _HOST
-    if proxy := getproxies().get("https"):
-        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        host, port = parts.hostname or host, parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(_PROBE):
-            _, writer = await asyncio.open_connection(host, port)
-        writer.close()
-    except TimeoutError:
-        return f"{host} does not answer; it is tried again"
-    except OSError as e:
-        return f"{host} cannot be reached ({e.strerror or type(e).__name__}); it is tried again"
-    return None
