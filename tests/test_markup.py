@@ -100,6 +100,8 @@ CASES = [
     ("`x`", "`x`"),
     ("`*a* _b_`", "`*a* _b_`"),
     ("`` a`b ``", "`a`b`"),
+    ("```` ```\n` ```", f"`{J}``{J}` ``{J}`"),
+    (r"`a`\``b`", f"`a``{J}`b`"),
     ("```\nx\n```", "```\nx\n```"),
     ("```python\nx = *1*\n\n  y\n```", "```\nx = *1*\n\n  y\n```"),
     ("~~~\nx\n~~~", "```\nx\n```"),
@@ -187,6 +189,20 @@ def test_many_short_fences_are_within_the_limit() -> None:
     assert shown_code(parts) == ["x"] * 100
 
 
+def test_the_last_part_of_a_fence_is_within_the_limit() -> None:
+    """The backticks that open it again count as what they are."""
+    for length in range(60, 120):
+        parts = for_whatsapp(f"```\n{'a' * 80}\n{'b' * length}\n```", 100)
+        assert max(map(len, parts)) <= 100
+
+
+@pytest.mark.parametrize("at", range(80, 100))
+def test_a_cut_beside_backticks_of_code_opens_no_fence(at: int) -> None:
+    """The mark that closes the code there is not taken for their third."""
+    parts = for_whatsapp(f"`{'x' * at}``{'y' * 60}`", 100)
+    assert not any("```" in part for part in parts)
+
+
 def test_blanks_in_a_cut_code_span_stay() -> None:
     """They are code."""
     code = "a  b" * 60
@@ -223,6 +239,20 @@ def test_what_is_parsed_at_most_takes_no_time() -> None:
         for_whatsapp(text[:SIGNS])
         for_whatsapp(text)
         assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("tail", [")", ")?", ").,"])
+def test_an_address_with_a_long_tail_takes_no_time(tail: str) -> None:
+    """Its end is found in one pass (it took 11 s)."""
+    began = time.process_time()
+    parts = for_whatsapp("http://x" + tail * (60_000 // len(tail)))
+    assert time.process_time() - began < 2
+    assert "".join(parts).startswith("http://x" + tail)
+
+
+def test_what_is_nested_deeper_than_people_nest_goes_as_it_is() -> None:
+    """Its parsing would take too long."""
+    assert for_whatsapp("> " * 25 + "**deep**") == ["> " * 25 + "**deep**"]
 
 
 def balanced(part: str) -> bool:

@@ -49,12 +49,12 @@ def colour(picture: Image.Image, at: tuple[int, int]) -> tuple[int, ...]:
     return tuple(round(v / 255) for v in pixel)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width: int, height: int, data: bytes) -> bytes:
     """A PNG whose head may say anything."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -155,6 +155,54 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     """By what its head says."""
     [bad] = pictures.blocks(tmp_path, [put(tmp_path, BAD["bomb"])])
     assert "50000 x 50000 pixels, which is too many" in bad["text"]
+
+
+def progressive(side: int) -> tuple[bytes, bytes]:
+    """A JPEG without its last scan, and that scan."""
+    data = saved(Image.new("L", (side, side), 76), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:at], data[at:-2]
+
+
+HEAD, SCAN = progressive(20)
+COSTLY = {
+    "a jpeg with very many scans": HEAD + SCAN * 60 + b"\xff\xd9",
+    "a jpeg with very many segments": HEAD + b"\xff\xfe\x00\x02" * 20_000 + SCAN + b"\xff\xd9",
+    "a png with very many chunks": saved(RED)[:33] + chunk(b"IDAT", b"") * 20_000 + saved(RED)[33:],
+    "a png with very many profiles": saved(RED)[:33] + chunk(b"iCCP", b"a\0\0") * 101 + saved(RED)[33:],
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_small_file_that_costs_much_is_refused(tmp_path: Path, kind: str) -> None:
+    """Unbounded, 400 KB took 20 seconds."""
+    [bad] = pictures.blocks(tmp_path, [put(tmp_path, COSTLY[kind])])
+    assert "it is drawn too often" in bad["text"] or "it has too many parts" in bad["text"]
+
+
+def test_a_large_picture_is_drawn_less_often_than_a_small_one(tmp_path: Path) -> None:
+    """What counts is both together."""
+    head, scan = progressive(9000)
+    [bad] = pictures.blocks(tmp_path, [put(tmp_path, head + scan * 20 + b"\xff\xd9")])
+    assert "it is drawn too often" in bad["text"]
+    assert shown(tmp_path, HEAD + SCAN * 20 + b"\xff\xd9").size == (20, 20)
+
+
+def test_what_stands_behind_a_picture_does_not_count(tmp_path: Path) -> None:
+    """Phones put a film there, in which anything may look like a scan, a chunk or a frame."""
+    for picture in ("jpeg", "png", "gif"):
+        shown(tmp_path, GOOD[picture] + SCAN * 60 + b"\0" * 20_000 * 12)
+
+
+def test_a_gif_is_looked_at_in_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first picture is there; a comment of 50 MB took 15 seconds."""
+    monkeypatch.setattr(pictures, "_MAX_GIF", 1000)
+    comment = b"!\xfe" + b"\x01a" * 1000 + b"\0"
+    whole = GOOD["gif"]
+    shown(tmp_path, whole + comment)
+    at = whole.index(b",")
+    [bad] = pictures.blocks(tmp_path, [put(tmp_path, whole[:at] + comment + whole[at:])])
+    assert "it cannot be decoded" in bad["text"]
 
 
 @pytest.mark.parametrize("name", ["../p.png", "/etc/passwd", "a/b.png", ".p.png", "p.svg", "p.png\n", "-p.png", ""])

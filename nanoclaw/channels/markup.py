@@ -13,7 +13,7 @@ LIMIT = 4000  # characters of a part: WhatsApp itself folds and cuts beyond
 # What is parsed, so that it takes less than a second at the worst. More is no letter to a person, and goes as it is.
 LARGEST = 64_000  # characters
 SIGNS = 4_000  # of them with a meaning in Markdown, line ends among them
-_NESTING = 40  # the parser drops what lies deeper
+_NESTING = 20  # the parser drops what lies deeper
 _TABLE = 40  # columns of a telephone's line in a fence
 _KEY = 60  # characters of a table's head that are repeated in each row
 
@@ -31,6 +31,9 @@ _OPENS = {m: re.compile(rf"(?<![^\W_])(?<!\{m})\{m}+(?=[^\s{m}{_JOINER}])") for 
 _CLOSES = {m: re.compile(rf"(?<=[^\s{m}{_JOINER}])\{m}+(?![^\W_]|\{m})") for m in _LITERAL}
 _UNTOUCHED = re.compile(rf"{_CODE}[^{_CODE}\n]*{_CODE}|https?://\S+")
 _URL = re.compile(r"://[^\s<>\[\]]+")
+_STOPS = "?!.,:;*_~'\""
+_TICK = re.compile(r"`(?=`|\Z)")  # of code: the mark that a cut puts behind it makes no third one
+_TICKS = re.compile(rf"[`{_CODE}]{{2}}(?=[`{_CODE}])")
 _EMPTY = re.compile(rf"([{_MARKS}{_CODE}])\1")
 _QUOTE = re.compile(r"(?:> ){1,4}")
 
@@ -64,13 +67,20 @@ def _url(state: StateInline, silent: bool) -> bool:
     found = _URL.match(state.src, state.pos) if state.src[state.pos] == ":" else None
     if found is None or not state.pending.endswith(("http", "https")):
         return False
-    url = found[0].rstrip("?!.,:;*_~'\"")
-    while url.endswith(")") and url.count(")") > url.count("("):
-        url = url[:-1].rstrip("?!.,:;*_~'\"")
+    url = found[0][: _url_end(found[0])]
     if not silent:
         state.pending += url
     state.pos += len(url)
     return bool(url)
+
+
+def _url_end(url: str) -> int:
+    """Where it ends: the stops of its sentence are not part of it, nor brackets that were open before."""
+    end, alone = len(url), url.count(")") - url.count("(")
+    while end and (url[end - 1] in _STOPS or (url[end - 1] == ")" and alone > 0)):
+        alone -= url[end - 1] == ")"
+        end -= 1
+    return end
 
 
 _MD = _parser()
@@ -179,7 +189,8 @@ def _lines(nodes: list[SyntaxTreeNode], around: str = "") -> str:
     """The inline nodes with their marks. WhatsApp's end with the line, so each line has its own."""
     text = "".join(_inline(nodes, [around] if around else []))
     whole = around + text + around
-    return "\n".join(_harmless(_sound(line.strip())) for line in whole.split("\n")).strip()
+    text = "\n".join(_harmless(_sound(line.strip())) for line in whole.split("\n")).strip()
+    return _TICKS.sub(rf"\g<0>{_JOINER}", text)
 
 
 def _inline(nodes: list[SyntaxTreeNode], open_marks: list[str]) -> Iterator[str]:
@@ -194,7 +205,7 @@ def _inline(nodes: list[SyntaxTreeNode], open_marks: list[str]) -> Iterator[str]
         elif node.type in ("softbreak", "hardbreak"):
             yield "".join(reversed(open_marks)) + "\n" + "".join(open_marks)
         elif node.type == "code_inline":
-            yield f"{_CODE}{_unfenced(node.content)}{_CODE}"
+            yield f"{_CODE}{_TICK.sub(f'`{_JOINER}', node.content)}{_CODE}"
         elif node.type == "link":
             yield _linked("".join(_inline(node.children, open_marks)), str(node.attrs.get("href", "")))
         elif node.type == "image":
@@ -257,7 +268,7 @@ def _harmless(line: str) -> str:
 def _split(text: str, limit: int) -> list[str]:
     """Cut at the best place; what is open there is closed, and opened again in the next part."""
     parts, text, carried = [], text.strip(), ""
-    while len(carried) + _length(text) > limit:
+    while _length(carried + text) > limit:
         room = limit - _length(carried) - 8  # to close what is open: a fence, or three marks around code
         window = text[:room]
         window = window[: room - 2 * window.count(_FENCE)]
