@@ -49,6 +49,10 @@ class StoreError(NanoClawError):
     """The database cannot be opened, is newer than this program, or cannot commit."""
 
 
+class BackupError(NanoClawError):
+    """A backup cannot be written, or is none that can be put back."""
+
+
 class UnsafePath(NanoClawError):
     """A path in an agent-writable tree is not what it should be (a link, a device, too large)."""
 

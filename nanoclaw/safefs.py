@@ -6,11 +6,14 @@ refuses links, only regular files are read, and every walk has its bounds.
 """
 
 import contextlib
+import itertools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from nanoclaw.errors import UnsafePath
 
@@ -27,12 +30,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def read_file(root: Path, rel: str, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises UnsafePath, FileNotFoundError."""
-    with _parent(root, rel) as (folder, name), _refusing(rel):
-        # Looked at before it is opened: opening a device can do something by itself.
-        _regular(os.stat(name, dir_fd=folder, follow_symlinks=False), rel)
-        with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as f:
-            _regular(os.fstat(f.fileno()), rel)
-            data = f.read(limit + 1)
+    with _parent(root, rel) as (folder, name), _refusing(rel), _open_regular(folder, name, rel) as f:
+        data = f.read(limit + 1)
     if len(data) > limit:
         raise UnsafePath(f"{rel} is larger than {limit} bytes")
     return data
@@ -57,6 +56,75 @@ def write_file(root: Path, rel: str, data: bytes, *, owner: tuple[int, int] | No
             with contextlib.suppress(OSError):
                 os.unlink(part, dir_fd=folder)
             raise
+
+
+def rename_file(root: Path, rel: str, name: str) -> None:
+    """Give a regular file another name in its folder. Raises UnsafePath, FileNotFoundError."""
+    with _parent(root, rel) as (folder, old), _refusing(rel):
+        _regular(os.stat(old, dir_fd=folder, follow_symlinks=False), rel)
+        os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def reserve(root: Path, name: str, size: int) -> None:
+    """A new file that takes `size` bytes on the disk, or none. Raises UnsafePath: it is there, or there is no room."""
+    with _parent(root, name) as (folder, name), _refusing(name):
+        fd = os.open(name, _CREATE, 0o600, dir_fd=folder)
+        try:
+            with _closing(fd):
+                os.posix_fallocate(fd, 0, size)
+        except OSError:
+            os.unlink(name, dir_fd=folder)
+            raise
+
+
+def remove_file(root: Path, rel: str) -> None:
+    """Remove a file, or the link in its place; one that is gone already is no error. Raises UnsafePath."""
+    with contextlib.suppress(FileNotFoundError), _parent(root, rel) as (folder, name), _refusing(rel):
+        os.unlink(name, dir_fd=folder)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a walk met: a folder, a regular file that is open for reading, or what it left out and why."""
+
+    rel: str
+    file: BinaryIO | None = None  # open until the walk goes on
+    fault: str = ""
+
+
+def entries(root: Path) -> Iterator[Found]:
+    """Everything below `root`, each folder before what is in it; bounded in depth and number, not in time.
+
+    Raises UnsafePath, FileNotFoundError for `root` itself alone.
+    """
+    with _refusing(root.name):
+        top = os.open(root, _FOLDER)
+    yield from _walk(top, "", itertools.count(1))
+
+
+def _walk(handle: int, below: str, numbers: Iterator[int]) -> Iterator[Found]:
+    with _closing(handle), os.scandir(handle) as found:
+        for entry in found:
+            rel = below + entry.name
+            if next(numbers) > MAX_ENTRIES:
+                yield Found(rel, fault="one file too many; what follows is left out too")
+                return
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    with _refusing(rel), _open_regular(handle, entry.name, rel) as f:
+                        yield Found(rel, f)
+                    continue
+                if rel.count("/") >= MAX_DEPTH - 1:
+                    raise UnsafePath(f"{rel} lies too deep")
+                with _refusing(rel):
+                    inner = os.open(entry.name, _FOLDER, dir_fd=handle)
+            except FileNotFoundError:  # the agent goes on while we look
+                continue
+            except UnsafePath as e:
+                yield Found(rel, fault=str(e))
+                continue
+            yield Found(rel)
+            yield from _walk(inner, rel + "/", numbers)
 
 
 def tree_size(root: Path, clock: Callable[[], float] = time.monotonic) -> int:
@@ -165,6 +233,16 @@ def _refusing(what: str) -> Iterator[None]:
         raise
     except OSError as e:
         raise UnsafePath(f"{what}: {e.strerror or e}") from None
+
+
+@contextlib.contextmanager
+def _open_regular(folder: int, name: str, rel: str) -> Iterator[BinaryIO]:
+    """A regular file for reading. Raises UnsafePath."""
+    # Looked at before it is opened: opening a device can do something by itself.
+    _regular(os.stat(name, dir_fd=folder, follow_symlinks=False), rel)
+    with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as f:
+        _regular(os.fstat(f.fileno()), rel)
+        yield f
 
 
 def _regular(found: os.stat_result, rel: str) -> None:

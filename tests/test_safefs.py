@@ -56,6 +56,37 @@ def test_what_is_no_plain_small_file_is_refused(tree: Path, what: str) -> None:
         safefs.read_file(tree, "CLAUDE.md", 100)
 
 
+def test_a_walk_hands_out_plain_files_and_folders_alone(tree: Path) -> None:
+    """Each folder before what is in it; everything else by name, with the reason."""
+    for n, plant in enumerate(HOSTILE.values()):
+        plant(tree / f"sub/{n}")
+    found = list(safefs.entries(tree))
+    names = [f.rel for f in found]
+    assert names.index("sub") < names.index("sub/note.md")
+    assert {f.rel for f in found if f.fault} == {f"sub/{n}" for n in (0, 1, 2, 3, 4, 6)}
+    assert {f.rel: f.file.read() for f in safefs.entries(tree) if f.file and f.rel.endswith("md")} == {
+        "sub/note.md": b"hello"
+    }
+    assert all(f.file.closed for f in found if f.file)
+
+
+def test_a_walk_has_an_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many entries: the rest is left out, and that is said."""
+    monkeypatch.setattr(safefs, "MAX_ENTRIES", 50)
+    for n in range(200):
+        (tree / f"{n}").touch()
+    found = list(safefs.entries(tree))
+    assert len([f for f in found if not f.fault]) == 50
+    assert 1 <= len([f for f in found if f.fault]) <= 2
+
+
+def test_a_walk_follows_no_link_to_its_root(tree: Path) -> None:
+    """The root itself may have been swapped."""
+    (tree / "link").symlink_to(tree / "sub")
+    with pytest.raises(UnsafePath):
+        list(safefs.entries(tree / "link"))
+
+
 NOT_PLAIN = ["", ".", "..", "../secret", "/etc/passwd", "sub/../../secret", "a//b", "a\0b", "/".join("d" * 65)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from nanoclaw import __version__
-from nanoclaw.cli import chat, image, pair, run, setup, status
+from nanoclaw.cli import backup, chat, image, pair, run, setup, status
 from nanoclaw.errors import NanoClawError
 
 # \b keeps the lines as they are.
@@ -22,6 +22,7 @@ Examples:
   nanoclaw pair                     link WhatsApp
   nanoclaw run                      serve until stopped
   nanoclaw status                   how it is doing
+  nanoclaw backup FILE              everything worth keeping, in one file
 
 Settings: ~/.nanoclaw/nanoclaw.toml (NANOCLAW_HOME names another folder).
 """
@@ -56,12 +57,18 @@ app.command("stop")(run.stop)
 app.command("setup")(setup.setup)
 app.command("pair")(pair.pair)
 app.command("logout")(pair.logout)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(image.app, name="image")
 
 
 def main() -> None:
     """The console script. A NanoClawError, alone or in a group of tasks, becomes one line and exit code 1."""
     os.umask(0o077)  # nothing that we make is for other users
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from nanoclaw.cli.descriptors import fill_in
+
+        fill_in()
     for stream in (sys.stdout, sys.stderr):
         _never_fail(stream)
     try:

@@ -190,7 +190,7 @@ def _dim(line: str) -> None:
 
 
 def _dim_progress(show: Show, text: str) -> None:
-    if show in (Show.TOOL, Show.RETRY):
+    if show in (Show.TOOL, Show.RETRY, Show.LATER):
         _dim(text)
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,15 +17,17 @@ from nanoclaw.errors import NanoClawError, NotRunning
 STOP_TIMEOUT = 60.0  # seconds; the host's own stages add up to less
 
 
-def run() -> None:
+def run(
+    now: Annotated[bool, typer.Option("--now", help="Connect at once, also after repeated crashes.")] = False,
+) -> None:
     """Serve until stopped (Ctrl-C, SIGTERM or `nanoclaw stop`)."""
-    asyncio.run(_run())
+    asyncio.run(_run(now))
 
 
-async def _run() -> None:
+async def _run(now: bool) -> None:
     cancel_on(signal.SIGINT)
     with suppress(asyncio.CancelledError):
-        async with hosted(_say) as path, asyncio.TaskGroup() as tasks:
+        async with hosted(_say, now=now) as path, asyncio.TaskGroup() as tasks:
             _say("ready; talk to it with: nanoclaw chat")
             tasks.create_task(_show_codes(path), name="codes")
             await asyncio.Event().wait()
@@ -82,8 +85,11 @@ async def reach(progress: Callable[[str], None]) -> AsyncIterator[Reached]:
 
 
 @asynccontextmanager
-async def hosted(progress: Callable[[str], None], stderr_level: str = "") -> AsyncIterator[Path]:
-    """A host in this process, ready, for as long as the block runs; yields its control.sock."""
+async def hosted(progress: Callable[[str], None], stderr_level: str = "", now: bool = False) -> AsyncIterator[Path]:
+    """A host in this process, ready, for as long as the block runs; yields its control.sock.
+
+    `now`: its channels connect at once, as where a person sits, whatever crashed before.
+    """
     from nanoclaw import logs
     from nanoclaw.config import load, read_credential
 
@@ -103,7 +109,9 @@ async def hosted(progress: Callable[[str], None], stderr_level: str = "") -> Asy
     cancel_on(signal.SIGTERM)
     async with asyncio.TaskGroup() as tasks:
         # When it fails, the group cancels the block and raises what it failed of.
-        host = tasks.create_task(app.serve(config, os.environ, ready=ready, progress=progress), name="host")
+        patient = not now and not sys.stdin.isatty()
+        serving = app.serve(config, os.environ, ready=ready, progress=progress, patient=patient)
+        host = tasks.create_task(serving, name="host")
         try:
             await ready.wait()
             yield config.home / "control.sock"

@@ -9,7 +9,8 @@ import typer
 
 from nanoclaw.channels.control_sock import connect
 from nanoclaw.cli.pair import WAITING
-from nanoclaw.errors import NotRunning
+from nanoclaw.errors import Cause, NotRunning
+from nanoclaw.notices import detail
 from nanoclaw.prompts import plain
 
 EXIT_NOT_RUNNING = 3  # as systemd's tools
@@ -39,16 +40,20 @@ def _lines(told: dict[str, Any]) -> list[str]:
         entries = value if isinstance(value, list) else []
         if key == "channels":
             entries = [_channel(entry) for entry in entries]
+        if key == "parked":
+            entries = [detail(Cause(entry["cause"]), entry["lane"], "") for entry in entries]
         lines.append(f"{key}: {len(entries) if isinstance(value, list) else _cell(value)}")
         lines += [f"  {_cell(entry)}" for entry in entries]
+        if key == "outgoing" and (dead := value.get("dead")):
+            lines.append(f"  {dead} text(s) could not be delivered and are given up: main was told of each")
     return lines
 
 
 def _channel(told: dict[str, Any]) -> str:
     """Its name, its state, and what to do about it."""
     line = f"{told.get('name')}: {str(told.get('state')).replace('_', ' ')}"
-    detail = told.get("detail") or ("not linked: nanoclaw pair" if told.get("state") in WAITING else "")
-    return f"{line} ({detail})" if detail else line
+    more = told.get("detail") or ("not linked: nanoclaw pair" if told.get("state") in WAITING else "")
+    return f"{line} ({more})" if more else line
 
 
 def _cell(value: Any) -> str:
