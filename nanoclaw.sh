@@ -23,6 +23,7 @@ usage() {
   ./nanoclaw.sh test                lint, types and all tests, those against the engine included
   ./nanoclaw.sh test -k mailbox     some tests (the rest of the line is pytest's)
   ./nanoclaw.sh bench               the numbers, beside their floors
+  ./nanoclaw.sh chaos --kills 1000  the proof by killing: what is lost, what is doubled
   ./nanoclaw.sh lock                make the version locks anew
   ./nanoclaw.sh status --help       any other word is the nanoclaw command's
 
@@ -256,7 +257,7 @@ main() {
     esac
     shift
     # Behind these words everything is the command's own.
-    case $command in '' | test | bench | demo | lock) ;; *) break ;; esac
+    case $command in '' | test | bench | chaos | demo | lock) ;; *) break ;; esac
   done
   case $command in
     -h | --help | help) usage ;;
@@ -267,6 +268,12 @@ main() {
       ensure_image
       cd "$here"
       exec "$venv/bin/python" -m tests.bench "$@"
+      ;;
+    chaos)
+      prepare dev
+      ensure_image
+      cd "$here"
+      exec "$venv/bin/python" -m tests.chaos "$@"
       ;;
     demo)
       prepare dev
