@@ -1,0 +1,94 @@
+"""What is taken back: a message that its sender deleted, and what a person wants forgotten. Shells of rows stay.
+
+The shell keeps the channel's id, so that a message which comes a second time is not answered a second time.
+"""
+
+from dataclasses import dataclass
+
+from nanoclaw.models import MessageState, OutState, TurnState, Verdict
+from nanoclaw.store import Tx
+
+_BARE = "text = '', quoted_text = '', media = ''"
+_ENDED = f"('{TurnState.DONE}', '{TurnState.FAILED}', '{TurnState.STOPPED}')"
+# Work that waits or runs is still answered.
+_OVER = (
+    f"(state IN ('{MessageState.HANDLED}', '{MessageState.WITHDRAWN}')"
+    f" OR (state = '{MessageState.OPEN}' AND verdict = '{Verdict.CONTEXT}'))"
+)
+
+
+def message(tx: Tx, chat_id: int, message_id: int, wa_id: str, person_id: int) -> None:
+    """Its sender deleted it after a turn took it: nothing of it is kept, nor what repeats it."""
+    tx.execute(f"UPDATE messages SET {_BARE} WHERE id = ?", (message_id,))  # noqa: S608
+    tx.execute(
+        f"UPDATE messages SET {_BARE} WHERE chat_id = ? AND id > ? AND quoted = ?"  # noqa: S608
+        " AND (kind = 'reaction' OR (kind = 'edit' AND person_id = ?))",
+        (chat_id, message_id, wa_id, person_id),
+    )
+    tx.execute(
+        "UPDATE messages SET quoted_text = '' WHERE chat_id = ? AND id > ? AND quoted = ?", (chat_id, message_id, wa_id)
+    )
+    tx.execute(
+        f"UPDATE turns SET prompt = '' WHERE state IN {_ENDED}"  # noqa: S608
+        " AND id = (SELECT turn_id FROM messages WHERE id = ?)",
+        (message_id,),
+    )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How much of a chat is there to be forgotten."""
+
+    messages: int
+    files: int
+    texts: int  # of ours
+
+
+def kept(tx: Tx, chat_id: int) -> Kept:
+    """What `chat` with no limit would remove."""
+    heard = tx.execute(
+        "SELECT count(*) AS n, coalesce(sum(media <> ''), 0) AS files FROM messages"  # noqa: S608
+        f" WHERE chat_id = ? AND (text <> '' OR media <> '') AND {_OVER}",
+        (chat_id,),
+    ).fetchone()
+    said = tx.execute(
+        "SELECT count(*) FROM outgoing WHERE chat_id = ? AND state = ? AND payload <> ''", (chat_id, OutState.SENT)
+    ).fetchone()
+    return Kept(heard["n"], heard["files"], said[0])
+
+
+def chat(tx: Tx, chat_id: int, since: int, now: int) -> None:
+    """Nothing of what was said there from `since` to just before `now` is kept; its turns' prompts go whole."""
+    span = (chat_id, since, now)
+    tx.execute(
+        f"UPDATE messages SET {_BARE}, state = CASE state WHEN 'open' THEN 'withdrawn' ELSE state END"  # noqa: S608
+        f" WHERE chat_id = ? AND saved_at >= ? AND saved_at < ? AND {_OVER}",
+        span,
+    )
+    tx.execute(
+        "UPDATE outgoing SET payload = '' WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN (?, ?)",
+        (*span, OutState.SENT, OutState.DEAD),
+    )
+    ended = f"SELECT id FROM turns WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN {_ENDED}"  # noqa: S608
+    tx.execute(f"UPDATE requests SET args = '{{}}', answer = '' WHERE turn_id IN ({ended})", span)  # noqa: S608
+    tx.execute(f"UPDATE turns SET prompt = '', images = '[]' WHERE id IN ({ended})", span)  # noqa: S608
+    tx.execute("DELETE FROM early WHERE chat_id = ?", (chat_id,))
+
+
+def sessions(tx: Tx, lane: str, now: int) -> None:
+    """The lane's sessions of before now go as soon as no container has them open."""
+    tx.execute("UPDATE lanes SET forget = ? WHERE lane = ?", (now, lane))
+
+
+def unforgotten(tx: Tx) -> dict[str, str]:
+    """Lanes whose sessions are to go and can go now, and the session of each that stays."""
+    rows = tx.execute(
+        "SELECT lane, session FROM lanes WHERE forget > 0 AND NOT EXISTS"
+        " (SELECT 1 FROM runs WHERE runs.lane = lanes.lane AND state <> 'ended' AND started_at <= lanes.forget)"
+    )
+    return {row["lane"]: row["session"] for row in rows}
+
+
+def forgotten(tx: Tx, lane: str) -> None:
+    """They are gone."""
+    tx.execute("UPDATE lanes SET forget = 0 WHERE lane = ?", (lane,))
