@@ -31,9 +31,12 @@ from nanoclaw.groups import Home, open_home
 from nanoclaw.media import Fetcher
 from nanoclaw.meter import DayMeter
 from nanoclaw.models import Chat, Progress, Show
+from nanoclaw.ops.ballast import Ballast
+from nanoclaw.ops.crashes import Life
+from nanoclaw.ops.keeping import Keeping
 from nanoclaw.outbox import Outbox
 from nanoclaw.run.runner import Runner, Settings
-from nanoclaw.sandbox import Sandbox
+from nanoclaw.sandbox import Found, Sandbox
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from nanoclaw.sandbox.image import resources
 from nanoclaw.sandbox.spec import identity
@@ -41,6 +44,7 @@ from nanoclaw.store import Store, ledger, messages, outgoing, owners, turns
 from nanoclaw.tools import Tools
 
 STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
+SEND_GRACE = 2.0  # seconds for the acknowledgement of a text; without it the next life sends it again, counted
 STAGE_LIMIT = 10.0  # seconds for each later stage of a stop
 _WATCH = 2.0  # seconds between two looks at what can change outside
 _REAP_EVERY = 15  # looks between two searches for containers of nobody
@@ -64,14 +68,17 @@ async def serve(
     sandbox: Callable[[str], Sandbox] | None = None,
     channels: tuple[Channel, ...] = (),
     clock: Callable[[], int] = now_ms,
+    patient: bool = False,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """The host's life, until cancelled. Raises NanoClawError when it cannot start.
 
-    `sandbox` makes another one than Docker's for an install id; `channels` come beside the terminal.
+    `patient`: after repeated crashes the channels wait before they connect. `sandbox` makes another one than Docker's
+    for an install id; `channels` come beside the terminal.
     """
     home = open_home(config.home, config.run_dir)
-    with one_host(home.lock):
-        async with opened(Store(home.db)) as store:
+    with one_host(home.lock), Life(home.root, clock, sleep, patient=patient) as life:
+        async with opened(Store(home.db, Ballast(home.root).drop)) as store:
             install = await store.write(ledger.install_id, uuid.uuid4().hex)
             engine = _docker(config, environ, install, progress) if sandbox is None else None
             box = sandbox(install) if sandbox else engine
@@ -79,7 +86,7 @@ async def serve(
             try:
                 async with asyncio.TaskGroup() as tg:
                     host = Host(config, environ, home, store, box, engine, channels, clock, tg)
-                    await host.start(progress)
+                    await host.start(progress, life)
                     if ready is not None:
                         ready.set()
                     logger.info("Ready: NanoClaw {} with home {}", __version__, home.root)
@@ -179,6 +186,7 @@ class Host:
         all_channels: tuple[Channel, ...] = (TerminalChannel(clock), *_whatsapp(config, home, clock), *channels)
         self._channels = {c.name: c for c in all_channels}
         self.outbox = Outbox(store, self._channels, clock)
+        self._keeping = Keeping(store, home, config, clock)
         self._meter = DayMeter(store, cap=config.tokens_per_day, zone=self._zone, clock=clock, spawn=self._spawn)
         self._gateway = ModelGateway(config.base_url, self._credential, self._meter)
         self._runner = Runner(
@@ -187,7 +195,7 @@ class Host:
             sandbox=sandbox,
             gateway=self._gateway,
             meter=self._meter,
-            tools=Tools(store, self.outbox, clock),
+            tools=Tools(store, self.outbox, clock, config.zone, lambda: secrets.token_hex(4)),
             outbox=self.outbox,
             show=self._show,
             settings=Settings(
@@ -228,7 +236,7 @@ class Host:
 
     # --- start and stop ---------------------------------------------------------------------------
 
-    async def start(self, progress: Callable[[str], None]) -> None:
+    async def start(self, progress: Callable[[str], None], life: Life) -> None:
         """Rows first, then what runs already, then the doors: a message finds everything in place."""
         await self._store.write(control.ensure_main, CHAT, CHAT, OWNER.jids[0], self._config.name, self._clock())
         shared = self._config.whatsapp == "shared"
@@ -239,23 +247,31 @@ class Host:
         await self._adopt(progress)
         await self._dispatcher.start()
         self._tg.create_task(self.outbox.run(), name="outbox")
+        self._life = life
+        if life.wait:
+            logger.warning("The last starts ended in crashes: the channels connect in {} s", life.wait)
+            progress(f"the last starts ended in crashes: connecting in {life.wait} s (at once: nanoclaw run --now)")
+        self._tg.create_task(life.settle(), name="settle")
         for channel in self._channels.values():
             self._tg.create_task(self._live(channel), name=f"channel {channel.name}")
         self._tg.create_task(self._watch(), name="watch")
+        self._tg.create_task(self._keeping.run(), name="keeping")
         await self._control.start()
 
     async def _adopt(self, progress: Callable[[str], None]) -> None:
-        image, containers = "", dict[str, str]()
+        image, found = "", list[Found]()
         try:
+            found = await self._sandbox.found()
+            self._runner.swept = True  # also where the image then fails
             image = await self._sandbox.image()
             await self._meet_engine()
-            containers = {f.run_id: f.container for f in await self._sandbox.found() if f.running and f.image == image}
         except SandboxError as e:
             logger.error("{}", e)
             progress(str(e))
-        await self._runner.adopt(image, containers)
+        await self._runner.adopt(image, {f.run_id: f.container for f in found if f.running and f.image == image})
         self._dispatcher.count()
-        await _contained(self._reap(), "reap")  # before any lane goes on: a session is open in one container
+        self._runner.meet(found)
+        self._spawn(self._runner.sweep(), "sweep")  # behind: only a lane of theirs waits for it
 
     async def stop(self) -> None:
         """In stages, each with a limit: no new work, running turns end, containers go, the rest is sent."""
@@ -263,7 +279,8 @@ class Host:
         await _stage("control socket", self._control.close())
         await _stage("running turns", self._settle(), STOP_GRACE)
         await _stage("containers", self._runner.close_all())
-        await _stage("outbox", self.outbox.drain())
+        await _stage("containers of nobody", self._runner.sweep())
+        await _stage("outbox", self.outbox.drain(), SEND_GRACE)
         await _stage("gateway", self._gateway.aclose())
 
     async def _settle(self) -> None:
@@ -272,6 +289,8 @@ class Host:
 
     async def _live(self, channel: Channel) -> None:
         """A channel that breaks is started again; the others do not notice."""
+        if channel.name != CHAT:  # the terminal connects to nobody
+            await self._life.calm()
         while True:
             try:
                 await channel.run(self._ears(channel.name))
@@ -291,6 +310,8 @@ class Host:
             self._spawn(self._runner.stop(lane, answered.stop), "stop")
         if answered.retire:
             self._runner.retire(lane)
+        if answered.forget:
+            self._keeping.wake()
 
     async def _fetch(self, channel: str, ref: str, limit: int) -> bytes:
         return await self._channels[channel].fetch(ref, limit)
@@ -298,6 +319,7 @@ class Host:
     def _show(self, chat: Chat, progress: Progress) -> None:
         if progress.show is Show.ENDED:
             self._news.ring()
+            self._keeping.wake()
         if (channel := self._channels.get(chat.channel)) is not None:
             channel.show(chat, progress)
 
@@ -363,11 +385,9 @@ class Host:
 
     async def _reap(self) -> None:
         """Remove containers of ours that no living run knows."""
-        for found in await self._sandbox.found():
-            if found.run_id not in {run.row.id for run in self._runner.runs.values()}:
-                logger.warning("Removed the container of run {}, which nobody knows", found.run_id)
-                await self._sandbox.close(found.container)
+        self._runner.meet(await self._sandbox.found())
         self._runner.swept = True
+        await self._runner.sweep()
 
     # --- control.sock -----------------------------------------------------------------------------
 
@@ -399,9 +419,17 @@ class Host:
             "pid": os.getpid(),
             "up_seconds": int(time.monotonic() - self._started),
             "credential": "given" if self._credential() else "missing: nanoclaw setup",
-            "channels": [{"name": c.name, "state": c.state, "detail": c.detail} for c in self._channels.values()],
+            "channels": [
+                {"name": c.name, "state": c.state, "detail": self._delay(c) or c.detail}
+                for c in self._channels.values()
+            ],
             **facts,
+            **self._keeping.facts(),
         }
+
+    def _delay(self, channel: Channel) -> str:
+        left = self._life.left if channel.name != CHAT else 0
+        return f"waiting {left} s after repeated crashes" if left else ""
 
     def _midnight(self) -> int:
         now = datetime.fromtimestamp(self._clock() / 1000, self._zone)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nanoclaw import control
-from nanoclaw.models import Group, Role
+from nanoclaw.models import Chat, Group, Role
 from nanoclaw.store import Tx
 
 
@@ -15,6 +15,7 @@ class Asked:
     group: Group
     role: Role
     now: int
+    chat: Chat
     age_ms: int = 0  # since it was typed
 
 
@@ -25,6 +26,7 @@ class Answered:
     text: str
     stop: str = ""  # the turn to interrupt
     retire: bool = False  # the lane's run ends when it is idle
+    forget: bool = False  # files are to go
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ LATE_MS = 60_000  # a command that is older is not about what runs now
 
 def find(text: str) -> str:
     """The command's word if the text is one: case and spaces are forgiven, `/stopx` is text; else ""."""
-    word = text.strip().lower().removeprefix("/")
+    word = " ".join(text.lower().split()).removeprefix("/")
     return word if text.strip().startswith("/") and word in COMMANDS else ""
 
 
@@ -78,10 +80,36 @@ def _new(tx: Tx, asked: Asked) -> Answered:
     return Answered("The next message starts a new conversation; what I noted down stays.", retire=alive)
 
 
+def _forget(tx: Tx, asked: Asked) -> Answered:
+    return _unless_shared(asked) or Answered(control.forgettable(tx, asked.chat.id))
+
+
+def _forget_since(since: Callable[[int], int]) -> Callable[[Tx, Asked], Answered]:
+    def forget(tx: Tx, asked: Asked) -> Answered:
+        if refused := _unless_shared(asked):
+            return refused
+        alive = control.forget(tx, asked.chat.id, asked.group.lane, since(asked.now), asked.now)
+        return Answered("Forgotten. The next message starts a new conversation.", retire=alive, forget=True)
+
+    return forget
+
+
+def _unless_shared(asked: Asked) -> Answered | None:
+    """What is said in a group belongs to all of it; a direct chat to the person there."""
+    if asked.role is Role.OWNER or not asked.chat.is_group:
+        return None
+    return Answered("Only my owner can make me forget what was said in a group.")
+
+
 _PEOPLE = frozenset({Role.OWNER, Role.ALLOWED})
 COMMANDS: dict[str, Command] = {
     "help": Command("what I understand", _PEOPLE, _help),
     "status": Command("what I am doing", _PEOPLE, _status),
     "stop": Command("stop what I am doing", _PEOPLE, _stop, touches=True),
     "new": Command("start a new conversation", _PEOPLE, _new, touches=True),
+    "forget": Command("what I keep of this chat, and how to have it removed", _PEOPLE, _forget),
+    "forget today": Command(
+        "remove what was said here in 24 hours", _PEOPLE, _forget_since(lambda now: now - 86_400_000), touches=True
+    ),
+    "forget all": Command("remove all that was said here", _PEOPLE, _forget_since(lambda now: 0), touches=True),
 }

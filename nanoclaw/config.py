@@ -48,6 +48,12 @@ class Config(BaseModel):
     typing: bool | None = Field(
         None, description="show typing; on a shared number this makes you 'available', which mutes your phone"
     )
+    keep_messages: int = Field(180, ge=1, description="days that messages, turns and sent texts are kept")
+    keep_conversations: int = Field(180, ge=1, description="days of conversations as files; no longer than messages")
+    keep_media: int = Field(30, ge=1, description="days that people's files are kept")
+    keep_transcripts: int = Field(30, ge=1, description="days that closed sessions are kept")
+    keep_audit: int = Field(90, ge=1, description="days that the owner's changes are on record")
+    keep_usage: int = Field(400, ge=1, description="days that counted tokens are kept")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("zone")

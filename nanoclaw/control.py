@@ -5,10 +5,11 @@ from typing import Any
 
 from nanoclaw import notices
 from nanoclaw.errors import Cause, Refused
-from nanoclaw.groups import MAIN, check_new_folder
+from nanoclaw.groups import MAIN, MEMORY_FILE, check_new_folder
 from nanoclaw.mailbox import Stop
-from nanoclaw.models import Group, Role, TriggerMode, TurnState
+from nanoclaw.models import Group, OutState, Role, TriggerMode, TurnState
 from nanoclaw.store import Tx, chats, ledger, messages, outgoing, runs, turns
+from nanoclaw.store import forget as taken_back
 
 
 def ensure_main(tx: Tx, channel: str, chat: str, owner: str, name: str, now: int) -> Group:
@@ -66,18 +67,42 @@ def fresh_session(tx: Tx, lane: str) -> bool:
     return run is not None
 
 
+def forgettable(tx: Tx, chat_id: int) -> str:
+    """What `forget` would remove, and how to ask for it."""
+    kept = taken_back.kept(tx, chat_id)
+    return (
+        f"Of this chat I keep {kept.messages} message(s), {kept.files} of them with files, {kept.texts} text(s) of"
+        " mine, and my current conversation.\n/forget today removes what was said in the last 24 hours, /forget all"
+        " removes everything; both also close my conversations so far. What I am working at stays until it is answered,"
+        f" and what I noted down stays ({MEMORY_FILE} and my own files): ask me to change that."
+    )
+
+
+def forget(tx: Tx, chat_id: int, lane: str, since: int, now: int) -> bool:
+    """Remove what was said in a chat since then, and the lane's sessions; whether a run is alive that has to end."""
+    taken_back.chat(tx, chat_id, since, now)
+    taken_back.sessions(tx, lane, now)
+    return fresh_session(tx, lane)
+
+
 def lane_status(tx: Tx, lane: str, *, detailed: bool) -> str:
     """A few lines for the chat: what the lane works at, what waits, what is wrong (in detail for main alone)."""
     turn = turns.current(tx, lane)
-    waiting = len(messages.open_work(tx, lane))
+    waiting = messages.count_work(tx, lane)
     cause, _, detail = turns.parked(tx, lane)
     state = "idle" if turn is None else {"given": "working", "parked": "waiting for you"}.get(turn.state, "starting")
     lines = [f"I am {state}; {waiting} message(s) wait."]
     if cause:
         lines.append(notices.detail(Cause(cause), lane, detail) if detailed else notices.waits(Cause(cause)))
-    unsent = sum(outgoing.counts(tx).values())
-    if unsent:
+    counts = outgoing.counts(tx)
+    dead = counts.pop(OutState.DEAD, 0)
+    counts.pop(OutState.DUPLICATE, 0)
+    if unsent := sum(counts.values()):
         lines.append(f"{unsent} text(s) are not sent yet.")
+    if detailed:
+        lines += [f"{dead} text(s) could not be delivered and are given up."] * bool(dead)
+        others = {other: why for other, why in turns.parked_lanes(tx).items() if other != lane}
+        lines += [notices.detail(Cause(why), other, "") for other, why in others.items()]
     return "\n".join(lines)
 
 

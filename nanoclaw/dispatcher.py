@@ -336,6 +336,7 @@ def claim(
     now: int,
 ) -> Turn | None:
     """Make a turn of the lane's open messages: the oldest one's chat, in order, up to the first that may not.
+    What does not fit into its prompt waits for the next one.
 
     Raises media.Wanting when files of theirs, or of the context, are to be fetched first.
     """
@@ -350,11 +351,13 @@ def claim(
             mine.append(message)
     if not mine:
         return None
-    chat = chats.chat(tx, mine[0].chat_id)
-    shown = messages.open_context(tx, chat.id, mine[-1].id)
+    mine = prompts.fitting(mine, nonce)
+    chat, newest = chats.chat(tx, mine[0].chat_id), mine[-1].id
+    shown = messages.open_context(tx, chat.id, newest)
     if wanted := media.wanted(taken := [*shown, *mine]):
         raise media.Wanting(wanted)
-    prompt = prompts.build(mine, shown, chat=chat, zone=zone, now=now, nonce=nonce)
+    left_out = messages.count_context(tx, chat.id, newest) - len(shown)
+    prompt = prompts.build(mine, shown, chat=chat, zone=zone, now=now, nonce=nonce, left_out=left_out)
     turn = Turn(
         id=turn_id,
         lane=lane,
@@ -366,5 +369,6 @@ def claim(
         images=media.pictures(taken, prompt),
     )
     turns.insert(tx, turn, now)
-    messages.take(tx, [m.id for m in taken], turn.id)
+    messages.take(tx, [m.id for m in mine], turn.id)
+    messages.take_context(tx, chat.id, newest, turn.id)
     return turn

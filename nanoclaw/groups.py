@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LANE = re.compile(_FOLDER.pattern + r"(#[A-Za-z0-9_-]{1,80})?")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _SOCKETS = re.compile(r"[0-9a-f]{8}")
+_TRANSCRIPTS = "-workspace-group"  # Claude Code's name for the sessions of /workspace/group
 _OURS = frozenset({"nanoclaw.toml", ".env", "nanoclaw.db", "groups", "run", "logs"})
 _FIRST_MEMORY = "# Memory\n\nWhat is worth knowing in later conversations stands here; keep it short.\n"
 
@@ -181,6 +182,20 @@ def remove_run(home: Home, run_id: str, sockets: str) -> None:
     safefs.remove_tree(home.run_folder(run_id))
     if sockets:
         safefs.remove_tree(home.sockets(sockets))
+
+
+def remove_other_runs(home: Home, kept: Collection[str]) -> None:
+    """Remove what runs left that no row knows: the host died before it wrote one. `kept`: names of either folder."""
+    for folder, name in ((home.root / "runs", _RUN), (home.run_dir, _SOCKETS)):
+        for path in folder.iterdir():
+            if path.name not in kept and name.fullmatch(path.name):
+                safefs.remove_tree(path)
+
+
+def set_aside_session(home: Home, lane: str, session: str) -> None:
+    """Keep a session's transcript under a name by which it is not resumed. Raises UnsafePath, FileNotFoundError."""
+    transcript = f"{_TRANSCRIPTS}/{session}.jsonl"
+    safefs.rename_file(home.state_dir(lane) / "projects", transcript, f"{session}.refused")
 
 
 def binds(home: Home, group: Group, lane: str, run_id: str, sockets: str, skills: Path) -> tuple[Bind, ...]:

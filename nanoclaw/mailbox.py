@@ -99,10 +99,14 @@ class Hello:
 
 @dataclass(frozen=True)
 class Alive:
-    """Every ALIVE_EVERY seconds; `turn` is the running turn or ""."""
+    """Every ALIVE_EVERY seconds; `turn` is the running turn or "".
+
+    `seconds` is the longest time that a tool which runs now was given: for so long it may be silent.
+    """
 
     kind: ClassVar[str] = "alive"
     turn: str = ""
+    seconds: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from nanoclaw import failpoints, safefs
-from nanoclaw.errors import MediaRefused
+from nanoclaw.errors import MediaRefused, NotConnected
 from nanoclaw.groups import Home, make_kept
 from nanoclaw.models import Group, Media, Message
 from nanoclaw.store import Store, chats
@@ -61,7 +61,7 @@ class Fetcher:
     fetch: Callable[[str, str, int], Awaitable[bytes]]  # a channel's name, a Media.ref, the most bytes
     zone: str  # of groups that name none
     clock: Callable[[], int]
-    pauses: tuple[float, ...] = (2.0, 10.0)  # seconds between the tries
+    pauses: tuple[float, ...] = (2.0, 10.0)  # seconds between the tries; the last one for all that follow
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def settle(self, group: Group, messages: Sequence[Message]) -> None:
@@ -87,7 +87,7 @@ class Fetcher:
                 name = f"{said}-{message.id}" + f"-{number}" * bool(number)
                 file = await self._file(group, channel, file, name, MAX_DAY - used, until)
                 used += file.size if file.path else 0
-            files.append(replace(file, ref=""))  # its keys are of no more use
+            files.append(file)
         failpoints.hit("fetched")
         await self.store.write(rows.settle, message.id, tuple(files), group.id, today, used - before)
 
@@ -100,31 +100,31 @@ class Fetcher:
                 name += _rest(file, data)
                 await asyncio.to_thread(safefs.write_file, make_kept(self.home, group.folder), name, data)
             logger.info("Fetched a file of {} bytes", len(data))
-            return replace(file, path=name, size=len(data))
+            return replace(file, path=name, size=len(data), ref="")  # its keys are of no more use
         except MediaRefused as e:
-            fault = str(e)
+            return replace(file, fault=str(e), ref="")
         except Exception as e:  # one file never stops its turn
             logger.warning("A file could not be fetched: {}", type(e).__name__)
-            fault = "no connection, or no answer in time"
-        return replace(file, fault=fault)
+            return replace(file, fault="no connection, or no answer in time")  # whoever quotes it may have it yet
 
     async def _bytes(self, channel: str, file: Media, room: int) -> bytes:
         if file.size > MAX_FILE:
             raise MediaRefused(f"larger than {MAX_FILE >> 20} MB")
         if room <= 0 or file.size > room:
             raise MediaRefused(f"the {MAX_DAY >> 20} MB of files that this chat may get a day are used up")
-        for pause in (*self.pauses, None):
+        tries = 0
+        while True:
             try:
                 if data := await self.fetch(channel, file.ref, min(room, MAX_FILE)):
                     return data
                 raise MediaRefused("it is empty")
             except MediaRefused:
                 raise
-            except Exception:
-                if pause is None:
+            except Exception as e:  # who is away may be back as long as there is time
+                if tries >= len(self.pauses) and not isinstance(e, NotConnected):
                     raise
-                await asyncio.sleep(pause)
-        raise AssertionError  # the last pause is None
+                await asyncio.sleep(self.pauses[min(tries, len(self.pauses) - 1)])
+                tries += 1
 
 
 # --- which files, and what they are called (pure) ------------------------------------------------

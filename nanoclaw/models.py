@@ -184,6 +184,7 @@ class Incoming:
     quoted: str = ""  # wa_id of the quoted message
     quoted_text: str = ""  # as the sender says: only a row of ours vouches for it
     mentions_us: bool = False
+    forwarded: bool = False  # the words are not the sender's own
     media: tuple[Media, ...] = ()
     target: str = ""  # wa_id of the message that is edited, deleted or reacted to
     by_admin: bool = False  # a delete by an admin of the group
@@ -200,6 +201,7 @@ class Quoted:
     id: int = 0  # of the stored message
     sender: str = ""  # display name
     role: Role = Role.GUEST
+    forwarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,16 @@ class Message:
     quoted: str = ""
     quote: Quoted | None = None
     media: tuple[Media, ...] = ()
+    forwarded: bool = False
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text of ours in a chat."""
+
+    text: str
+    at: int
+    after: int  # the id of the message that it follows
 
 
 @dataclass(frozen=True)
@@ -343,6 +355,7 @@ class Show(StrEnum):
     TOOL_DONE = "tool_done"
     TODO = "todo"
     RETRY = "retry"  # the model's API is asked again
+    LATER = "later"  # the turn waits, to be given to an agent again
     RESET = "reset"  # forget the pieces: they come again
     ENDED = "ended"
 

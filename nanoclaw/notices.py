@@ -12,6 +12,7 @@ _FAILED = {
     Cause.OVERLOAD: "Sorry, the model is overloaded and I could not finish that. Please ask again later.",
     Cause.NETWORK: "Sorry, I could not reach the model. Please ask again later.",
 }
+AFRESH = "the model refuses the earlier conversation; trying without it"  # provisional, as `again`
 _WAITS = {
     Cause.BUDGET: "My limit for today is used up. Your message is kept; I will answer when the limit allows it.",
     Cause.QUOTA: "I am out of quota for now. Your message is kept; I will answer as soon as I can.",

@@ -1,6 +1,7 @@
 """Rows -> channels: one sender per channel, paced, in order per chat, tried again until it is known."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping
 
@@ -63,6 +64,9 @@ class Outbox:
         self._flags = {name: asyncio.Event() for name in channels}
         self._waiting: dict[int, set[asyncio.Event]] = {}  # who waits for the outcome of a row
         self._sending: set[str] = set()  # channels with a row in flight
+        self._away: set[str] = set()  # channels that were not connected when last asked
+        self._number = itertools.count(1)
+        self._served: dict[int, int] = {}  # by chat, when it had its turn: a long text must not keep all others waiting
         self._closing = False
         self._idle = asyncio.Event()
 
@@ -71,9 +75,9 @@ class Outbox:
         for flag in self._flags.values():
             flag.set()
 
-    def parts(self, channel: str, text: str) -> list[str]:
-        """An agent's text as the channel will send it."""
-        return self._channels[channel].parts(text) if channel in self._channels else [text]
+    def parts(self, text: str) -> dict[str, list[str]]:
+        """An agent's text as each channel will send it. May take a second for a long one."""
+        return {name: channel.parts(text) for name, channel in self._channels.items()}
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -118,7 +122,8 @@ class Outbox:
                 await asyncio.sleep(_TROUBLE)
 
     async def _rest(self, channel: str, flag: asyncio.Event) -> None:
-        due = await self._store.read(outgoing.next_try, channel)
+        # A channel that is away wakes us when it is back: no row of it is due before.
+        due = None if channel in self._away else await self._store.read(outgoing.next_try, channel)
         wait = _POLL if due is None else max(0.05, min(_POLL, (due - self._clock()) / 1000))
         wait = min(wait, self._paced(channel) or _POLL)
         try:
@@ -135,9 +140,10 @@ class Outbox:
         """Send the next row that is due; False when there is none, none may go yet, or nothing is connected."""
         if self._paced(channel.name):
             return False
-        row = await self._store.read(outgoing.next_due, channel.name, self._clock())
+        row = await self._store.read(outgoing.next_due, channel.name, self._clock(), self._served)
         if row is None or self._closing:
             return False
+        self._served[row.chat.id] = next(self._number)
         self._sending.add(channel.name)
         try:
             await self._store.insist(outgoing.sending, row.id)
@@ -150,12 +156,14 @@ class Outbox:
                 moved.set()
 
     async def _send(self, channel: Channel, row: Outgoing) -> bool:
+        self._away.discard(channel.name)
         bucket = self._buckets.get(channel.name)
         if bucket is not None:
             bucket.take()
         try:
             sent = await channel.send(row)
         except NotConnected:
+            self._away.add(channel.name)
             if bucket is not None:
                 bucket.put()
             await self._store.insist(outgoing.back, row.id, free=True)

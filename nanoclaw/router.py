@@ -65,21 +65,29 @@ def hear(tx: Tx, msg: Incoming, now: int, late_ms: int = LATE_MS) -> Heard | Non
 
 
 def _group(tx: Tx, msg: Incoming, chat: Chat, account: Account | None) -> Group | None:
-    """Who serves the chat. With a number of its own, an owner's direct chat is main's as soon as it is heard."""
-    if chat.group_id is not None:
-        return chats.group(tx, chat.group_id)
-    if account is None or account.shared or msg.is_group or msg.from_me:
+    """Who serves the chat. With a number of its own, main's direct chats are the owners', as soon as they are heard,
+    and nobody else's: a phone number is given to somebody new one day."""
+    group = None if chat.group_id is None else chats.group(tx, chat.group_id)
+    if account is None or account.shared or msg.is_group or (group is not None and not group.is_main):
+        return group
+    if group is None and msg.from_me:
         return None
-    known = chats.person(tx, msg.channel, msg.sender.jids)
-    return owners.join_main(tx, chat.id) if known is not None and known[1] is Role.OWNER else None
+    known = chats.person(tx, msg.channel, msg.chat if msg.from_me else msg.sender.jids)
+    if known is not None and known[1] is Role.OWNER:
+        return group or owners.join_main(tx, chat.id)
+    if group is not None and (msg.from_me or not set(msg.sender.jids).isdisjoint(msg.chat)):
+        owners.leave_main(tx, chat.id)
+    return None
 
 
-def _claimed(tx: Tx, msg: Incoming, chat: Chat, account: Account | None, now: int) -> Heard:
+def _claimed(tx: Tx, msg: Incoming, chat: Chat, account: Account | None, now: int) -> Heard | None:
     """A stranger's message: nothing of it is kept, unless it is the code that makes them the owner."""
     direct = not (msg.is_group or msg.from_me or account is None or account.shared)
     if not (direct and msg.sender.jids and _CODE.fullmatch(msg.text)):
         return Heard(Verdict.DROPPED)
-    if not owners.claims(tx, re.sub(r"\D", "", msg.text), now):
+    if messages.known(tx, chat.id, msg.wa_id, msg.from_me):
+        return None
+    if not owners.claims(tx, re.sub(r"\D", "", msg.text), msg.sender.jids[0], msg.wa_id, now):
         return Heard(Verdict.DROPPED)
     group = owners.join_main(tx, chat.id)
     person_id, _ = chats.learn_person(tx, msg.channel, msg.sender.jids, msg.sender.name, Role.OWNER)
@@ -108,8 +116,8 @@ def _stored(tx: Tx, msg: Incoming, chat: Chat, group: Group, account: Account | 
         tx, entry.msg, chat_id=chat.id, person_id=person_id, lane=group.lane,
         verdict=entry.verdict, state=entry.state, now=now,
     )  # fmt: skip
-    told = _watch_for_loops(tx, chat, group, role, entry.verdict, now)
-    answered = _command(tx, word, chat, row, Asked(group, role, now, now - msg.at)) if word else None
+    told = _watch_for_loops(tx, chat, group, role, entry.reworded or entry.verdict, now)
+    answered = _command(tx, word, chat, row, Asked(group, role, now, chat, now - msg.at)) if word else None
     failpoints.hit("hearing")
     return Heard(entry.verdict, group.lane, answered, told or answered is not None)
 
@@ -121,7 +129,7 @@ def _said(
     said = changes.of_itself(tx, msg, chat.id, person_id)
     if said is None:
         return Entry(replace(msg, text="", quoted_text="", media=()), Verdict.CONTEXT, MessageState.WITHDRAWN), ""
-    if commands and (word := find(said.text)):
+    if commands and not msg.forwarded and (word := find(said.text)):
         return Entry(said, Verdict.COMMAND, MessageState.HANDLED), word
     return Entry(said, judge(said)), ""
 

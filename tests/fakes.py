@@ -106,7 +106,7 @@ class ProcessSandbox:
         )
         container = f"c-{spec.run_id}"
         self._children[container] = child
-        facts = {"run": spec.run_id, "pid": child.pid, "image": spec.image}
+        facts = {"run": spec.run_id, "lane": spec.lane, "pid": child.pid, "image": spec.image}
         part = self.registry / f".{container}"
         part.write_text(json.dumps(facts))
         part.rename(self.registry / container)
@@ -132,7 +132,7 @@ class ProcessSandbox:
     async def found(self) -> list[Found]:
         self._check()
         facts = [(p.name, json.loads(p.read_text())) for p in self.registry.glob("c-*")]
-        return [Found(name, f["run"], f["image"], self._pid(name) is not None) for name, f in facts]
+        return [Found(name, f["run"], f["image"], self._pid(name) is not None, f["lane"]) for name, f in facts]
 
     def _check(self) -> None:
         if self.fault is not None:

@@ -8,6 +8,7 @@ prompt and in which order:
     !ask X         send_message X, await nothing     !unsolicited X a text of no turn
     !wait PATH     until the file exists             !hang          ignore Stop, for ever
     !mark PATH     make the file                     !late          a Stop is answered by a whole reply
+    !read JSON     read_chat with these arguments, await the answer
     !separate      what comes meanwhile waits        !silent        no reply
     !die [CODE]    exit at once                      !unless PATH !directive  while there is no such file
     !status N X    end with the API's status N       !session, !pid, !model: answer with it
@@ -17,11 +18,13 @@ prompt and in which order:
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from nanoclaw.mailbox import (
     Alive,
@@ -184,9 +187,12 @@ class Agent:
         self.put(Reply(self.turns(), text))
 
     def ask(self, text: str) -> int:
+        return self.call("send_message", {"text": text})
+
+    def call(self, tool: str, args: dict[str, Any]) -> int:
         n = len(self.answers) + 1
         self.answers[n] = asyncio.get_running_loop().create_future()
-        self.put(Request(n, self.prompts[0].turn, "send_message", {"text": text}))
+        self.put(Request(n, self.prompts[0].turn, tool, args))
         return n
 
     def do_ask(self, text: str) -> None:
@@ -194,6 +200,10 @@ class Agent:
 
     async def do_tool(self, text: str) -> None:
         answer = await self.answers[self.ask(text)]
+        self.told.append(f"{'ok' if answer.ok else 'no'} {answer.text}")
+
+    async def do_read(self, text: str) -> None:
+        answer = await self.answers[self.call("read_chat", json.loads(text))]
         self.told.append(f"{'ok' if answer.ok else 'no'} {answer.text}")
 
     def do_report(self, _: str) -> None:

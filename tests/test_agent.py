@@ -118,9 +118,11 @@ def test_the_environment_is_fixed(places: Places) -> None:
 
 
 def test_a_long_command_ends_before_the_host_takes_it_for_a_hang(places: Places) -> None:
-    """No command may be as silent for as long as the host waits."""
-    env = cli.environment({"BASH_MAX_TIMEOUT_MS": "9999999"}, places, 8080)
-    assert int(env["BASH_MAX_TIMEOUT_MS"]) / 1000 < Config(home=Path("/")).turn_silence
+    """What announces no time ends before the host loses patience; what announces one, with the turn at the latest."""
+    config = Config(home=Path("/"))
+    env = cli.environment({"BASH_MAX_TIMEOUT_MS": "9999999", "BASH_DEFAULT_TIMEOUT_MS": "9999999"}, places, 8080)
+    assert int(env["BASH_DEFAULT_TIMEOUT_MS"]) / 1000 < config.turn_silence
+    assert int(env["BASH_MAX_TIMEOUT_MS"]) / 1000 <= config.turn_timeout
 
 
 # --- the way to the gateway --------------------------------------------------------------------

@@ -22,8 +22,9 @@ LAYERS = [
     ["meter", "control", "outbox", "tools", "media", "run"],
     ["dispatcher"],
     ["commands", "router", "ears", "scheduler"],
+    ["ops"],
     ["app"],
-    ["ops", "cli", "__main__"],
+    ["cli", "__main__"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
 TOP = {"app", "ops", "cli", "__main__"}  # they wire the edges; all others know them as Protocols
@@ -62,6 +63,10 @@ FILE_CALLS = {
     "logs": {"os.open", "unlink"},  # the log files
     # The inbox is read-only inside; out.ndjson is opened without following, and its kind is looked at.
     "mailbox": {"os.open", "rename", "read_bytes"},
+    # A file of the owner's, copies of our own, and a new home that nobody else can reach yet.
+    "ops/backup": {"open", "os.open", "rename"},
+    "ops/retention": {"iterdir"},  # folders that only we make
+    "ops/restore": {"open", "os.open", "rename", "iterdir", "unlink", "hardlink_to"},
     "sandbox/base": {"read_text", "write_text", "shutil.rmtree"},  # a system that debootstrap made
     "sandbox/image": {"rglob", "read_bytes"},  # what the image is built from
     "store/__init__": {"glob", "read_text"},  # migrations

@@ -89,16 +89,49 @@ def test_all_else_is_silence(rows: tuple[Tx, Group], what: str, msg: Incoming, n
     assert tx.execute("SELECT count(*) FROM people WHERE name IN ('Ann', 'Bob')").fetchone()[0] == 0
 
 
-def test_after_five_wrong_ones_it_is_void(rows: tuple[Tx, Group]) -> None:
-    """Whoever sent them; what has not the shape of a code costs nothing."""
+def of(sender: str, text: str, wa_id: str = "") -> Incoming:
+    """A direct message of somebody else's."""
+    msg = replace(sent(text), chat=(sender,), sender=Sender((sender,), "Eve"))
+    return replace(msg, wa_id=wa_id) if wa_id else msg
+
+
+def test_who_sent_five_wrong_ones_is_out(rows: tuple[Tx, Group]) -> None:
+    """Nobody else is; what has not the shape of a code costs nothing, what comes again counts once."""
     tx, _ = rows
     for n in range(4):
-        verdict(tx, sent(f"1234567{n}"))
-        verdict(tx, sent("hello?"))
+        for _ in range(2):
+            verdict(tx, of("6@lid", f"1234567{n}", wa_id=f"w{n}"))
+        verdict(tx, of("6@lid", "hello?"))
+    verdict(tx, of("5@lid", "12345678"))
+    before = ledger.claim(tx)
+    verdict(tx, of("6@lid", "12345679"))
+    assert ledger.claim(tx) != before
+    for text in ("12345670", CODE):
+        assert verdict(tx, of("6@lid", text)) is Verdict.DROPPED
+    assert verdict(tx, of("5@lid", CODE)) is Verdict.COMMAND
+
+
+def test_after_thirty_wrong_ones_it_is_void(rows: tuple[Tx, Group]) -> None:
+    """However many people sent them."""
+    tx, _ = rows
+    for n in range(29):
+        verdict(tx, of(f"{n % 7}@lid", "12345678"))
     assert ledger.claim(tx) is not None
-    verdict(tx, sent("12345679"))
+    verdict(tx, of("8@lid", "12345678"))
     assert ledger.claim(tx) is None
     assert verdict(tx, sent(CODE)) is Verdict.DROPPED
+
+
+def test_a_code_that_was_heard_before_is_no_news(rows: tuple[Tx, Group]) -> None:
+    """WhatsApp may bring the same message again when its sender is an owner no more."""
+    tx, _ = rows
+    msg = sent(CODE)
+    assert verdict(tx, msg) is Verdict.COMMAND
+    owners.new_claim(tx, CODE, NOW)
+    tx.execute("UPDATE chats SET group_id = NULL")
+    tx.execute("UPDATE people SET role = 'guest'")
+    assert verdict(tx, msg) is None
+    assert verdict(tx, sent(CODE)) is Verdict.COMMAND
 
 
 def test_on_a_shared_number_no_code_counts(rows: tuple[Tx, Group]) -> None:
@@ -131,4 +164,4 @@ async def test_the_verb_makes_a_code(folder: Path, monkeypatch: pytest.MonkeyPat
         answer = await client.call("claim")
         assert re.fullmatch(r"[0-9]{8}", str(answer["code"]))
         assert 590_000 < int(answer["until"]) - host.clock() <= 600_000
-        assert await host.store.write(owners.claims, str(answer["code"]), host.clock())
+        assert await host.store.write(owners.claims, str(answer["code"]), "7@lid", "w", host.clock())

@@ -64,7 +64,9 @@ class Host:
         return await self._outcomes[args["wa_id"]]
 
     async def _status(self, args: Frame, stream: Stream) -> Frame:
-        return {"state": "running", "lanes": [{"lane": "main", "name": "a\x1b[2Jb\nc"}], "slots": 5}
+        lanes = [{"lane": "main", "name": "a\x1b[2Jb\nc"}]
+        parked, unsent = [{"lane": "family", "cause": "disk"}], {"queued": 1, "dead": 2}
+        return {"state": "running", "lanes": lanes, "slots": 5, "parked": parked, "outgoing": unsent}
 
     def send(self, text: str, kind: OutKind = OutKind.REPLY) -> int:
         """Queue a row, as the outbox would; returns its id."""
@@ -243,7 +245,13 @@ async def test_status(tmp_path: Path) -> None:
     """What the host says, for people without anything that steers the terminal, for programs as it is."""
     async with Host(tmp_path, echo).living():
         code, out, _ = await nanoclaw(tmp_path, "status")
-        assert (code, out) == (0, "state: running\nlanes: 1\n  lane=main  name=ab c\nslots: 5\n")
+        assert code == 0
+        assert out.splitlines() == [
+            *("state: running", "lanes: 1", "  lane=main  name=ab c", "slots: 5"),
+            *("parked: 1", "  [family: disk] The disk is full: free some space."),
+            "outgoing: queued=1  dead=2",
+            "  2 text(s) could not be delivered and are given up: main was told of each",
+        ]
         _, out, _ = await nanoclaw(tmp_path, "status", "--json")
         assert json.loads(out)["slots"] == 5
 

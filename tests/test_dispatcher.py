@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import router
+from nanoclaw import control, prompts, router
 from nanoclaw.dispatcher import Slots, claim
 from nanoclaw.models import Authority, Group, Turn
 from nanoclaw.store import Tx, chats, messages
@@ -119,3 +119,61 @@ def test_a_follow_up_is_of_the_running_turns_chat(rows: tuple[Tx, Group]) -> Non
     assert "word 1" not in first.prompt
     assert "word 2" in first.prompt
     assert claimed(tx, main, chat_id=first.chat_id) is None
+
+
+def test_nobody_is_pushed_out(rows: tuple[Tx, Group]) -> None:
+    """What does not fit into one prompt waits for the next, in order, and keeps its own authority."""
+    tx, group = rows
+    router.hear(tx, said("please wire up the thing", "Olga"), 1000)
+    for n in range(300):
+        router.hear(tx, said(f"word {n}." + "x" * 40_000 * (n < 4), "&" * 60), 1000)  # names take room, too
+    found = []
+    while (turn := claimed(tx, group)) is not None:
+        found.append(turn)
+        assert len(turn.prompt) <= prompts.BUDGET
+        assert "left out]" not in turn.prompt
+    assert "please wire up the thing" in found[0].prompt
+    assert [sum(f"word {n}." in turn.prompt for turn in found) for n in range(300)] == [1] * 300
+
+
+def test_context_is_shown_up_to_the_work(rows: tuple[Tx, Group]) -> None:
+    """What was said after the last message of a turn is the next one's."""
+    tx, group = rows
+    router.hear(tx, said("one " + "x" * 40_000, "Gus"), 1000)
+    router.hear(tx, said("two " + "x" * 40_000, "Gus"), 1000)
+    tx.execute("UPDATE groups SET mode = 'word', word = '@Andy'")
+    router.hear(tx, said("between", "Gus"), 1000)
+    router.hear(tx, said("@Andy three", "Gus"), 1000)
+    first, second = claimed(tx, group), claimed(tx, group)
+    assert first is not None
+    assert second is not None
+    assert ("two" in first.prompt, "between" in first.prompt, "between" in second.prompt) == (True, False, True)
+
+
+def test_a_long_silence_costs_little(rows: tuple[Tx, Group]) -> None:
+    """Of a thousand messages that nobody asked about the newest are read, all are counted, and all are over."""
+    tx, group = rows
+    tx.execute("UPDATE groups SET mode = 'word', word = '@Andy'")
+    for n in range(300):
+        router.hear(tx, said(f"talk {n} " + "x" * 2000, "Gus"), 1000)
+    router.hear(tx, said("@Andy hi", "Olga"), 1000)
+    (chat,) = {m.chat_id for m in messages.open_work(tx, group.lane)}
+    assert len(messages.open_context(tx, chat, 1 << 40)) < 40
+    turn = claimed(tx, group)
+    assert turn is not None
+    shown = turn.prompt.count("talk ")
+    assert 20 < shown < 40
+    assert "talk 299 " in turn.prompt
+    assert f"[{300 - shown} earlier messages were left out]" in turn.prompt
+    assert [r["state"] for r in tx.execute("SELECT DISTINCT state FROM messages")] == ["taken"]
+
+
+def test_a_flood_of_work_is_counted_and_not_read(rows: tuple[Tx, Group]) -> None:
+    """As much as one prompt holds is looked at, from the oldest on."""
+    tx, group = rows
+    for n in range(300):
+        router.hear(tx, said(f"word {n} " + "x" * 2000), 1000)
+    work = messages.open_work(tx, group.lane)
+    assert len(work) < 40
+    assert work[0].text.startswith("word 0 ")
+    assert "300 message(s) wait" in control.lane_status(tx, group.lane, detailed=False)

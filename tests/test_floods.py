@@ -1,6 +1,7 @@
 """An agent that writes more than anybody reads: it is ended, and no other group waits for it."""
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -126,6 +127,34 @@ async def test_a_turn_says_so_much_and_no_more(folder: Path, monkeypatch: pytest
         await host.channel.until(3)
         assert host.channel.texts[:2] == ["a", "b"]
         assert "no this turn has sent 2 messages" in host.channel.texts[2]
+
+
+@pytest.mark.parametrize("way", ["!tool ", ""])
+async def test_a_text_that_takes_long_to_put_into_parts_holds_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Other chats are heard and answered meanwhile: the store's one writer does not wait for it."""
+    begun, over = threading.Event(), threading.Event()
+
+    def parts(text: str) -> list[str]:
+        if "long" in text:
+            begun.set()
+            over.wait(10)
+        return [text]
+
+    async with hosting(folder) as host:
+        monkeypatch.setattr(host.channel, "parts", parts)
+        await host.group("slow")
+        await host.group("good")
+        await host.channel.say("slow", way + "long " * 300)
+        try:
+            assert await asyncio.to_thread(begun.wait, 5)
+            await host.channel.say("good", "hello")
+            await host.channel.until(lambda: host.channel.to("good"))
+            assert not host.channel.to("slow")
+        finally:
+            over.set()
+        await host.channel.until(lambda: host.channel.to("slow"))
 
 
 async def test_a_long_reply_is_one_text(folder: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from nanoclaw import control
+from nanoclaw.dispatcher import claim
 from nanoclaw.models import Account, Group, Incoming, OutKind, Role, Sender, TriggerMode, Verdict
 from nanoclaw.router import Heard, hear
-from nanoclaw.store import Tx, chats, ledger, messages, outgoing, owners
+from nanoclaw.store import Tx, chats, ledger, messages, outgoing, owners, turns
 from tests.fakes import add_group, rows_of_one_group, said
 
 LID, PN, OTHER, OTHER_PN = "7@lid", "49151@s.whatsapp.net", "8@lid", "49152@s.whatsapp.net"
@@ -158,6 +159,20 @@ def test_a_chat_whose_number_changed_hands_is_another(rows: tuple[Tx, Group]) ->
     assert (new.id != old.id, new.group_id) == (True, None)
 
 
+def test_what_waits_in_two_served_chats_goes_to_the_one_that_is_kept(rows: tuple[Tx, Group]) -> None:
+    """Its agent answers there; what is over stays where it was."""
+    tx, _ = rows
+    for folder, jid in (("ann", LID), ("number", PN)):
+        chat_id = chats.know_chat(tx, W, (jid,), "", False, 1)
+        control.add_group(tx, chat_id, Group(0, folder, "Andy", mode=TriggerMode.ALWAYS), 1)
+        hear(tx, direct(f"old {folder}", jid), 1000)
+        tx.execute("UPDATE messages SET state = 'handled' WHERE text LIKE 'old%'")
+        hear(tx, direct(f"new {folder}", jid), 1000)
+    hear(tx, direct("both", LID, PN), 1000)
+    assert [m.text for m in messages.open_work(tx, "ann")] == ["new ann", "new number", "both"]
+    assert [r["lane"] for r in tx.execute("SELECT lane FROM messages WHERE text LIKE 'old%'")] == ["ann", "number"]
+
+
 def test_a_name_and_a_timer_are_learned_without_a_message(rows: tuple[Tx, Group]) -> None:
     """Of a group that nobody wrote in there is a row then; a timer alone makes none."""
     tx, _ = rows
@@ -291,6 +306,50 @@ def test_a_listed_owner_outlives_the_account(rows: tuple[Tx, Group]) -> None:
     owners.settle(tx, W, (LISTED,), shared=True)
     meet(tx, *US, shared=True)
     assert learn(tx, LID)[1] is Role.OWNER
+
+
+def test_who_gets_an_owners_number_does_not_get_into_main(rows: tuple[Tx, Group]) -> None:
+    """Also when main's chat was known by the number alone; nothing that waits there is answered any more."""
+    tx, _ = rows
+    owners.settle(tx, W, (LISTED,), shared=False)
+    meet(tx, *US, shared=False)
+    assert verdict(tx, direct("hello", PN)) is Verdict.WORK
+    learn(tx, LID, PN)  # as in a group where the owner writes
+    assert verdict(tx, direct("who is this?", OTHER, PN)) is Verdict.DROPPED
+    assert chats.learn_chat(tx, W, (OTHER, PN), "", False, 1).group_id is None
+    assert messages.open_work(tx, "main") == []
+    assert hear(tx, direct("me again", LID, OTHER_PN), 1000) == Heard(Verdict.WORK, "main")
+
+
+@pytest.mark.parametrize("sender", [(), (OTHER,)])
+def test_whoever_else_writes_in_an_owners_chat_is_not_heard(rows: tuple[Tx, Group], sender: tuple[str, ...]) -> None:
+    """A bot, or nobody that can be made out: the chat stays the owner's."""
+    tx, _ = rows
+    owners.settle(tx, W, (LISTED,), shared=False)
+    meet(tx, *US, shared=False)
+    hear(tx, direct("hello", LID, PN), 1000)
+    assert verdict(tx, replace(direct("beep", LID), sender=Sender(sender, "Bot"))) is Verdict.DROPPED
+    assert verdict(tx, from_us("typed on our own phone", LID)) is Verdict.CONTEXT
+    assert [m.text for m in messages.open_work(tx, "main")] == ["hello"]
+
+
+def test_of_an_owner_no_more_nothing_is_answered(rows: tuple[Tx, Group]) -> None:
+    """Neither what waits for a turn nor a turn that waits; what they said in other groups is a guest's."""
+    tx, _ = rows
+    owners.settle(tx, W, (LISTED,), shared=False)
+    meet(tx, *US, shared=False)
+    club = chats.know_chat(tx, W, ("1203@g.us",), "", True, 1)
+    control.add_group(tx, club, Group(0, "club", "Andy", mode=TriggerMode.ALWAYS), 1)
+    hear(tx, direct("first", LID, PN), 1000)
+    main = chats.main_group(tx)
+    assert claim(tx, "main", main, lambda a: True, None, turn_id="t", nonce="ab", zone="UTC", now=1) is not None
+    hear(tx, direct("second", LID, PN), 1000)
+    hear(tx, replace(direct("in the club", LID, PN), chat=("1203@g.us",), is_group=True), 1000)
+    owners.settle(tx, W, (), shared=False)
+    assert messages.open_work(tx, "main") == []
+    assert turns.current(tx, "main") is None
+    assert messages.lanes_with_work(tx) == ["club"]
+    assert [m.role for m in messages.open_work(tx, "club")] == [Role.GUEST]
 
 
 def test_a_group_is_served_by_nobodys_presence(rows: tuple[Tx, Group]) -> None:

@@ -218,7 +218,7 @@ async def test_an_agent_of_an_older_image_is_removed(house: House) -> None:
     (old,) = house.sandbox.pids()
     house.sandbox.image_id = "image-2"
     async with house.restarted():
-        assert old not in house.sandbox.pids()
+        await eventually(lambda: old not in house.sandbox.pids())
         go.touch()
         await house.talk("m1", "", until=1)
         (new,) = house.sandbox.pids()

@@ -8,11 +8,12 @@ import pytest
 
 from nanoclaw import router, tools
 from nanoclaw.errors import PARKING, Cause, Refused
-from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
+from nanoclaw.mailbox import Hello, Prompt, Reply, Request, ToHost, TurnDone
 from nanoclaw.models import Authority, Group, Key, RunRow, RunState, Turn, TurnState, Verdict
 from nanoclaw.run import letters
 from nanoclaw.run.letters import MAX_BAD, MAX_RETRIES, MAX_WAITING, Effects
 from nanoclaw.store import Tx, messages, runs, turns
+from nanoclaw.tools import MAX_SAID
 from tests.fakes import rows_of_one_group, said
 
 NOW = 1_000_000
@@ -41,12 +42,12 @@ class Desk:
         return found
 
     def apply(self, *batch: ToHost, over_budget: bool = False) -> Effects:
-        return letters.apply(self.tx, RUN, list(batch), 10, NOW, over_budget=over_budget, parts=self.parts)
+        ready = letters.ready(batch, self.parts)
+        return letters.apply(self.tx, RUN, ready, 10, NOW, over_budget=over_budget)
 
-    def parts(self, channel: str, text: str) -> list[str]:
+    def parts(self, text: str) -> dict[str, list[str]]:
         """A channel whose texts are cut at every "|"."""
-        assert channel == "test"
-        return text.split("|")
+        return {"test": text.split("|"), "other": ["of another channel"]}
 
     def texts(self) -> list[str]:
         """What the group's chat is told."""
@@ -100,6 +101,37 @@ def test_the_end_of_a_turn(
     assert effects.ended == ["t"]
     assert effects.succeeded == (outcome == "ok" and before is TurnState.GIVEN)
     assert bool(desk.texts()) == (bool(parked) or (after is TurnState.FAILED and before is TurnState.GIVEN))
+
+
+# session that the run resumed, turn that it was opened for, status, error, spoke before -> turn after, afresh
+REFUSED = [
+    ("old", "t", 400, "no", False, TurnState.OPEN, True),
+    ("old", "t", 413, "too large", False, TurnState.OPEN, True),
+    ("", "earlier", 400, "no", False, TurnState.OPEN, True),
+    ("old", "t", 400, "no", True, TurnState.FAILED, True),  # not asked again, but the next turn is in a new session
+    ("", "t", 400, "no", False, TurnState.FAILED, False),  # nothing came before it: the message is to blame
+    ("old", "t", 404, "no such model", False, TurnState.FAILED, False),
+    ("old", "t", 400, "Your credit balance is too low", False, TurnState.PARKED, False),
+]
+
+
+@pytest.mark.parametrize(("resumed", "first", "status", "error", "spoke", "after", "afresh"), REFUSED)
+def test_a_conversation_that_is_refused(
+    desk: Desk, resumed: str, first: str, status: int, error: str, spoke: bool, after: TurnState, afresh: bool
+) -> None:
+    """400 behind an earlier conversation: that one is given up, and the turn tried without it."""
+    desk.tx.execute("UPDATE runs SET session = ?", (resumed,))
+    runs.add_letter(desk.tx, RUN, Prompt.kind, first)
+    desk.turn("t")
+    if spoke:
+        turns.spoke(desk.tx, "t")
+    effects = desk.apply(TurnDone(("t",), "error", "now", status, error))
+    assert desk.get("t").state is after
+    assert bool(effects.spoiled) is afresh
+    assert turns.session(desk.tx, desk.group.lane) == ("" if afresh else "now")
+    run = runs.get(desk.tx, RUN)
+    assert run is not None
+    assert (run.state is RunState.CLOSING) is afresh
 
 
 def test_a_used_up_budget_is_not_a_bad_key(desk: Desk) -> None:
@@ -313,7 +345,7 @@ def say(desk: Desk, n: int, text: str, turn_id: str = "t") -> int:
     desk.apply(Request(n, turn_id, "send_message", {"text": text}))
     call = runs.request(desk.tx, RUN, n)
     assert call is not None
-    return tools.act(desk.tx, call, desk.parts, NOW)
+    return tools.act(desk.tx, call, tools.spoken(text, desk.parts), NOW)
 
 
 def test_a_long_reply_is_as_many_rows_as_are_sent(desk: Desk) -> None:
@@ -346,7 +378,7 @@ def test_what_was_said_in_another_turn_is_said_again(desk: Desk) -> None:
 def test_what_is_internal_does_not_come_back(desk: Desk) -> None:
     """Not by what the channel makes of the text either, and not over the seam of two parts."""
     desk.turn("t")
-    desk.parts = lambda channel, text: text.replace("&lt;", "<").split("|")  # type: ignore[method-assign]
+    desk.parts = lambda text: {"test": text.replace("&lt;", "<").split("|")}  # type: ignore[method-assign]
     desk.apply(Reply(("t",), "a|b &lt;internal>secret|more secret&lt;/internal> c|d"))
     assert desk.texts() == ["a", "b  c", "d"]
 
@@ -359,6 +391,33 @@ def test_a_text_of_which_the_channel_leaves_nothing_is_none(desk: Desk) -> None:
     assert not desk.get("t").spoke
     with pytest.raises(Refused):
         say(desk, 1, "|")
+
+
+def test_a_text_for_a_channel_that_is_switched_off_waits_whole(desk: Desk) -> None:
+    """It is in parts when it is sent again by a host that serves the channel; none is lost."""
+    desk.turn("t")
+    desk.parts = lambda text: {"other": ["of another channel"]}  # type: ignore[method-assign]
+    desk.apply(Reply(("t",), "a|b"))
+    assert desk.texts() == ["a|b"]
+
+
+def test_nobody_gets_a_book(desk: Desk) -> None:
+    """What is over the limit of one text is left out, and the text says so."""
+    desk.turn("t")
+    desk.apply(Reply(("t",), "x" * 2_000_000))
+    (text,) = desk.texts()
+    assert text == "x" * 200_000 + "\n\n[Here 1800000 characters are left out: that is too long for a chat.]"
+
+
+def test_a_flood_of_replies_is_put_into_words_only_so_far(desk: Desk) -> None:
+    """Each costs time, though none of them may count: what is more is a letter that no honest agent writes."""
+    desk.turn("t1")
+    desk.turn("t2")
+    worded: list[str] = []
+    desk.parts = lambda text: worded.append(text) or {"test": []}  # type: ignore[func-returns-value, method-assign]
+    effects = desk.apply(*(Reply((f"t{n % 2 + 1}",), "|") for n in range(1000)))
+    assert len(worded) == 2 * MAX_SAID + MAX_BAD
+    assert effects.bad == MAX_BAD + 1
 
 
 def test_an_unsolicited_text_has_parts_too(desk: Desk) -> None:

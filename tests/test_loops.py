@@ -32,6 +32,7 @@ async def test_a_loop_waits_for_a_person(folder: Path, monkeypatch: pytest.Monke
             await host.channel.until(lambda: host.channel.to("other"))
             await host.channel.say("family", "more", "Bot")
             assert await parked(host) == ["family"]
+            await host.settled()  # else what was said before is sent after the restart
         async with living(folder, sandbox) as host:
             await host.channel.say("other", "hello again")
             await host.channel.until(lambda: host.channel.to("other"))

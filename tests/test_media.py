@@ -180,19 +180,44 @@ async def test_a_channel_that_is_away_for_a_moment_is_tried_again(shelf: Shelf) 
     assert len(shelf.asked) == 3
 
 
-async def test_a_channel_that_stays_away_is_a_fault(shelf: Shelf) -> None:
+async def test_a_channel_that_breaks_is_a_fault(shelf: Shelf) -> None:
     """Three tries, then the turn goes on without it; what the error said stays inside."""
-    shelf.faults = [NotConnected("secret detail")] * 3
+    shelf.faults = [OSError("secret detail")] * 3
     got = await shelf.bring(JPEG)
     assert (got.path, got.fault) == ("", "no connection, or no answer in time")
     assert len(shelf.asked) == 3
     assert shelf.names == []
 
 
+async def test_a_channel_that_is_away_for_longer_is_waited_for(shelf: Shelf) -> None:
+    """It has all the time that a message's files have."""
+    shelf.faults = [NotConnected("away")] * 9
+    assert (await shelf.bring(JPEG)).path
+    assert len(shelf.asked) == 10
+
+
+async def test_what_never_came_may_be_had_by_quoting_it(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn goes on without it, but the keys of a file that nobody refused are kept."""
+    monkeypatch.setattr("nanoclaw.media._PATIENCE", 0.05)
+    shelf.files["x"] = JPEG
+    await shelf.hear(Media("image", "", "cat.jpg", ref="x"), wa_id="first")
+
+    async def away(channel: str, ref: str, limit: int) -> bytes:
+        raise NotConnected("away")
+
+    await replace(shelf.fetcher(), fetch=away).settle(shelf.group, await shelf.work())
+    (first,) = (await shelf.work())[-1].media
+    assert (first.fault, first.ref) == ("no connection, or no answer in time", "x")
+    await shelf.hear(Media("image", "", ref="forged", quoted=True), quoted="first")
+    got = (await shelf.settle())[-1]
+    assert (got.path, got.fault, got.ref, got.quoted) == ("2023-11-14-2-cat.jpg", "", "", True)
+
+
 async def test_a_refused_file_is_asked_for_once(shelf: Shelf) -> None:
     """Gone is gone; the channel's reason is kept."""
     shelf.faults = [MediaRefused("WhatsApp no longer has the file")]
-    assert (await shelf.bring(JPEG)).fault == "WhatsApp no longer has the file"
+    got = await shelf.bring(JPEG)
+    assert (got.fault, got.ref) == ("WhatsApp no longer has the file", "")
     assert len(shelf.asked) == 1
 
 

@@ -82,6 +82,15 @@ async def test_in_order_per_chat_and_commands_first(tmp_path: Path, tx: Tx) -> N
         assert desk.channel.to("other") == ["three"]
 
 
+async def test_chats_take_turns(tmp_path: Path, tx: Tx) -> None:
+    """A text of many parts does not keep the others waiting until its end, and each chat keeps its order."""
+    queue(tx, FAMILY, "a1", "a2", "a3", "a4")
+    queue(tx, OTHER, "b1", "b2")
+    async with at_work(tmp_path) as desk:
+        await desk.all()
+        assert desk.channel.texts == ["a1", "b1", "a2", "b2", "a3", "a4"]
+
+
 async def test_a_refused_row_holds_its_chat_alone(tmp_path: Path, tx: Tx) -> None:
     """The other chat goes on; after the pause the row is tried again, and dead in the end with its later parts."""
     first, second = queue(tx, FAMILY, "one", "two", turn="t")
@@ -148,6 +157,33 @@ async def test_not_connected_costs_nothing(tmp_path: Path, tx: Tx) -> None:
             assert not await desk.tick()
         assert await desk.tick()
         assert tx.execute("SELECT attempts FROM outgoing").fetchone()["attempts"] == 1
+
+
+async def test_a_channel_that_is_away_is_left_alone(tmp_path: Path, tx: Tx) -> None:
+    """A refused row of another chat whose time has come does not make the outbox ask all the time."""
+    queue(tx, FAMILY, "one")
+    queue(tx, OTHER, "two")
+    tx.execute("UPDATE outgoing SET next_try = 1 WHERE payload = 'two'")
+    async with at_work(tmp_path) as desk, asyncio.TaskGroup() as tg:
+        desk.channel.connected = False
+        serving = tg.create_task(desk.outbox.run())
+        await desk.channel.until(lambda: desk.channel.tries)
+        with pytest.raises(AssertionError, match="not in"):
+            await desk.channel.until(lambda: desk.channel.tries > 1, limit=0.3)
+        desk.channel.connected = True
+        desk.outbox.wake()
+        await desk.channel.until(2)
+        serving.cancel()
+
+
+async def test_a_dead_text_takes_no_other_text_of_its_turn_along(tmp_path: Path, tx: Tx) -> None:
+    """What send_message could not say is no reason to keep back the answer."""
+    first = outgoing.queue(tx, FAMILY, "by the way", OutKind.REPLY, 1, turn_id="t", part=0)
+    outgoing.queue(tx, FAMILY, "the answer", OutKind.REPLY, 2, turn_id="t", part=1)
+    outgoing.dead(tx, first, "refused")
+    async with at_work(tmp_path) as desk:
+        await desk.all()
+        assert desk.channel.texts == ["the answer"]
 
 
 async def test_what_was_being_sent_at_a_crash_is_unknown(tmp_path: Path, tx: Tx) -> None:
@@ -315,7 +351,7 @@ def test_what_a_row_quotes(tx: Tx, wa_id: str, key: Key) -> None:
     (own,) = queue(tx, FAMILY, "I said")
     outgoing.sent(tx, own, "mine", 1)
     outgoing.queue(tx, FAMILY, "x", OutKind.REPLY, 1, quote=wa_id)
-    row = outgoing.next_due(tx, "test", 1)
+    row = outgoing.next_due(tx, "test", 1, {})
     assert row is not None
     assert row.quote == key
 

@@ -323,6 +323,15 @@ async def test_what_the_library_prints_is_kept_apart(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "go.log").read_bytes() == b"theirs err"
 
 
+async def test_streams_that_are_closed(tmp_path: Path) -> None:
+    """As in `nanoclaw run >&- 2>&-`: nothing breaks, and no file of ours is printed into."""
+    prints = "from nanoclaw.cli.descriptors import fill_in; fill_in()" + _PRINTS
+    command = 'exec "$0" -c "$1" "$2" <&- >&- 2>&-'
+    process = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable, prints, str(tmp_path))
+    assert await process.wait() == 1  # of its last line
+    assert (tmp_path / "logs" / "go.log").read_bytes() == b"theirs err"
+
+
 async def test_the_line_editor_moves_along(tmp_path: Path) -> None:
     """What is typed can still be edited: the arrow goes left, and what is shown is the edited line."""
     terminal = await Terminal.open(tmp_path, sys.executable, "-c", _PRINTS, str(tmp_path))

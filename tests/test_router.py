@@ -157,6 +157,16 @@ def test_a_file_needs_no_words(rows: tuple[Tx, Group]) -> None:
     assert heard(tx, replace(picture, wa_id="2")) is Verdict.CONTEXT
 
 
+@pytest.mark.parametrize("text", ["/new", "/stop", "/status"])
+def test_a_forwarded_command_is_words(rows: tuple[Tx, Group], text: str) -> None:
+    """Whoever wrote it is not who forwards it, and the agent is told so."""
+    tx, _ = rows
+    assert heard(tx, said(text, "Olga", forwarded=True)) is Verdict.WORK
+    assert tx.execute("SELECT count(*) FROM outgoing").fetchone()[0] == 0
+    (work,) = messages.open_work(tx, "family")
+    assert (work.text, work.forwarded) == (text, True)
+
+
 DAY = 86_400_000
 
 
@@ -223,6 +233,18 @@ def test_two_bots_are_parked(rows: tuple[Tx, Group]) -> None:
     assert [name for name, _ in told] == ["family", "Terminal"]
     assert "in charge" in told[0][1]
     assert told[1][1].startswith("[family: loop] Two bots may be talking")
+
+
+def test_edits_are_counted_too(rows: tuple[Tx, Group]) -> None:
+    """A bot that says nothing to us, and adds the word afterwards, is parked like any other."""
+    tx, group = rows
+    tx.execute("UPDATE groups SET mode = 'word', word = '@Andy' WHERE id = ?", (group.id,))
+    for n in range(21):
+        assert not parked(tx)
+        hear(tx, said(".", "Bot", wa_id=f"b{n}"), 1000)
+        hear(tx, said("@Andy go on", "Bot", kind="edit", target=f"b{n}"), 1000)
+        tx.execute("UPDATE messages SET state = 'handled'")  # each is answered
+    assert parked(tx) == Cause.LOOP
 
 
 @pytest.mark.parametrize("text", ["go on", "/status", "/stop"])

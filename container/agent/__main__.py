@@ -127,7 +127,7 @@ async def _pulse(places: Places, outbox: OutboxWriter, turns: "Turns", clock: Ca
     host = Lifeline(places.inbox / HOST_FILE, clock())
     while True:
         host.check(clock(), busy=bool(turns.running))
-        outbox.put(Alive(turns.running))
+        outbox.put(Alive(turns.running, turns.patience))
         await asyncio.sleep(ALIVE_EVERY)
 
 

@@ -11,6 +11,7 @@ from agent.places import Places
 if TYPE_CHECKING:
     from mailbox import Open
 
+MAX_COMMAND = 7_200_000  # ms; the host ends a turn after 2 h anyway. One that asks for more than 2 min announces it
 MAX_LINE = 64 << 20  # one message of the CLI: a picture in a tool result is the largest
 
 # No scheduler, workflow or worktree of the CLI's own: what runs later is the host's business.
@@ -44,7 +45,8 @@ _FIXED = {
     "ENABLE_TOOL_SEARCH": "false",  # our few tools are shown at once
     "MCP_TOOL_TIMEOUT": "2400000",  # ms; above the 30 min that a tool waits for a restarting host
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": "claude-haiku-5-5",  # WebFetch summarises with it
-    "BASH_MAX_TIMEOUT_MS": "540000",  # below the host's turn_silence of 600 s: a long command is no hang
+    "BASH_DEFAULT_TIMEOUT_MS": "120000",
+    "BASH_MAX_TIMEOUT_MS": str(MAX_COMMAND),
     "BASH_ENV": "",
     "ENV": "",
     "GIT_CONFIG_GLOBAL": "/dev/null",

@@ -7,6 +7,8 @@ from typing import Any
 from claude_agent_sdk import AssistantMessage, Message, StreamEvent, SystemMessage, UserMessage
 from claude_agent_sdk.types import TextBlock, ToolResultBlock, ToolUseBlock
 
+from agent import cli
+
 PIECE = 2000  # characters of one event: at most 8 KB
 _ABOUT = 120  # characters of a tool's input
 _TELLING = ("command", "file_path", "pattern", "url", "query", "skill", "description", "text")  # the first one counts
@@ -21,10 +23,16 @@ class Teller:
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}  # of tools that run, by id
+        self._seconds: dict[str, int] = {}  # that those of them may take which said so
         self._streamed: str | None = None  # the message that was streamed last
         self._unfinished = False  # it has not said why it stopped
         self._gap = False  # text was told, and a later block's text wants a blank line before it
         self._texts: dict[str, list[str]] = {}  # by message: all text blocks since the last tool
+
+    @property
+    def patience(self) -> int:
+        """The longest time in seconds that a running tool was given; 0 where none said."""
+        return max(self._seconds.values(), default=0)
 
     def tell(self, message: Message) -> Iterator[Told]:
         """The events of one message, often none."""
@@ -98,11 +106,14 @@ class Teller:
         if block.name == "TodoWrite":
             return "todo", _todos(block.input)[:PIECE]
         name = self._names[block.id] = block.name.removeprefix("mcp__nanoclaw__")
+        if block.name == "Bash" and isinstance(limit := block.input.get("timeout"), int):
+            self._seconds[block.id] = min(max(0, limit), cli.MAX_COMMAND) // 1000
         about = next((block.input[key] for key in _TELLING if isinstance(block.input.get(key), str)), "")
         return "tool", f"{name}: {' '.join(about.split())[:_ABOUT]}" if about else name
 
     def _tool_done(self, block: ToolResultBlock) -> Iterator[Told]:
         self._texts.clear()  # what was said before a tool is progress, not the answer
+        self._seconds.pop(block.tool_use_id, None)
         if name := self._names.pop(block.tool_use_id, ""):
             yield "tool_done", f"{name} failed" if block.is_error else name
 

@@ -125,6 +125,11 @@ class Turns:
         """The turn that the CLI works on, or ""."""
         return next(iter(self._given.values()), "")
 
+    @property
+    def patience(self) -> int:
+        """Seconds that a tool which runs may take without a sign, as far as it was said."""
+        return self._teller.patience
+
     async def connect(self, process: Process, prompt: str) -> None:
         """Take over the CLI that was started with this prompt. Raises SessionUnknown, ProcessError."""
         self._cli = process.pid

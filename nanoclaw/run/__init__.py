@@ -27,10 +27,12 @@ class Run:
     delivered: int = 0  # number of the last letter whose file is there
     bad: int = 0
     closing: bool = field(init=False)
+    spoiled: str = ""  # its session, when the model's API refuses it
     end: tuple[Cause, str] | None = None  # why we ended it ourselves
     heard: bool = False  # the agent has said something
     greeted: bool = field(init=False)  # it has said Hello, so it speaks our protocol
     gone: bool = False  # its container has ended; letters may still be unread
+    patience: float = 0.0  # seconds by which a turn may be silent longer: a tool was given so long
     last_alive: float = 0.0  # loop time, as the next four
     last_sign: float = 0.0  # of progress within a turn
     busy_since: float = 0.0

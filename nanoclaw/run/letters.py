@@ -1,6 +1,7 @@
 """What an agent's letters, and the end of its run, do to the rows: each batch is one transaction."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loguru import logger
@@ -8,17 +9,19 @@ from loguru import logger
 from nanoclaw import notices
 from nanoclaw.errors import PARKING, Cause
 from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
-from nanoclaw.models import OutKind, RunState, Turn, TurnState
+from nanoclaw.models import OutKind, RunRow, RunState, Turn, TurnState
 from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
-from nanoclaw.tools import MAX_SAID, Parts, spoken
+from nanoclaw.tools import MAX_SAID, Parts, Spoken, spoken
 
 MAX_RETRIES = 5  # overloads waited for, after the CLI itself gave up
 RETRY_BASE_MS = 5_000  # doubled each time
 MAX_WAIT_MS = RETRY_BASE_MS * 2**MAX_RETRIES  # no turn is ever put off for longer
 MAX_KILLS = 2  # containers that may die under one turn
 MAX_BAD = 100  # letters that an honest agent does not write, before the run is ended
+_REPLIES = 2 * MAX_SAID + MAX_BAD  # of one batch; an agent that writes more of them is a flood
 MAX_WAITING = 16  # requests of one run that may wait for their answers
 _SESSION = re.compile(r"\w[\w-]{0,63}", re.ASCII)
+_HISTORY = (400, 413)  # statuses by which the API may refuse the whole conversation, not what was said last
 _STATUS = {
     401: Cause.CREDENTIAL,
     402: Cause.BILLING,
@@ -27,6 +30,14 @@ _STATUS = {
     502: Cause.NETWORK,
     504: Cause.NETWORK,
 }
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A reply that is put into words already: they can take longer than a transaction may."""
+
+    turns: tuple[str, ...]
+    said: Spoken
 
 
 @dataclass
@@ -39,30 +50,43 @@ class Effects:
     again: dict[str, str] = field(default_factory=dict)  # turns of those that are tried again, and why
     said: bool = False  # rows for the outbox
     bad: int = 0  # letters, or parts of them, that an honest agent does not write
+    spoiled: str = ""  # the session that the model's API refuses
     succeeded: bool = False  # a turn was answered: what was parked may go on
 
 
-def apply(
-    tx: Tx, run_id: str, batch: list[ToHost], offset: int, now: int, *, over_budget: bool, parts: Parts
-) -> Effects:
-    """Apply a batch of letters together with the offset behind it, so that each counts once."""
-    effects = Effects()
+def ready(batch: Sequence[ToHost], parts: Parts) -> list[ToHost | Ready]:
+    """The letters to be applied, each reply in words. Pure; it may take a second."""
+    done: list[ToHost | Ready] = []
+    room = _REPLIES
     for letter in _joined(batch):
+        if isinstance(letter, Reply) and (room := room - 1) >= 0:
+            done.append(Ready(letter.turns, spoken(letter.text, parts)))
+        else:
+            done.append(letter)
+    return done
+
+
+def apply(tx: Tx, run_id: str, batch: Sequence[ToHost | Ready], offset: int, now: int, *, over_budget: bool) -> Effects:
+    """Apply what `ready` made of a batch together with the offset behind it, so that each letter counts once."""
+    effects = Effects()
+    for letter in batch:
         if effects.bad > MAX_BAD:
             break  # the run is ended for it; others want to write too
         if isinstance(letter, Hello):
             runs.hello(tx, run_id)
         elif isinstance(letter, Request):
             _request(tx, run_id, letter, effects)
+        elif isinstance(letter, Ready):
+            _reply(tx, run_id, letter, now, effects)
         elif isinstance(letter, Reply):
-            _reply(tx, run_id, letter, now, effects, parts)
+            effects.bad += 1
         elif isinstance(letter, TurnDone):
             _done(tx, run_id, letter, now, effects, over_budget)
     runs.set_offset(tx, run_id, offset)
     return effects
 
 
-def _joined(batch: list[ToHost]) -> list[ToHost]:
+def _joined(batch: Sequence[ToHost]) -> list[ToHost]:
     """A long reply comes in parts: they are one text again before anything is looked for in it."""
     whole: list[ToHost] = []
     for letter in batch:
@@ -94,9 +118,9 @@ def _mine(tx: Tx, run_id: str, ids: tuple[str, ...], effects: Effects) -> list[T
     return found
 
 
-def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects, parts: Parts) -> None:
+def _reply(tx: Tx, run_id: str, letter: Ready, now: int, effects: Effects) -> None:
     if not letter.turns:
-        _unsolicited(tx, run_id, letter.text, now, effects, parts)
+        _unsolicited(tx, run_id, letter.said, now, effects)
         return
     given = [t for t in _mine(tx, run_id, letter.turns, effects) if t.state is TurnState.GIVEN]
     if not given:
@@ -105,7 +129,7 @@ def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects, parts
     if (part := outgoing.spoken(tx, last.id)) >= 2 * MAX_SAID:
         effects.bad += 1
         return
-    texts = spoken(tx, last.chat_id, letter.text, parts)
+    texts = letter.said.on(chats.chat(tx, last.chat_id).channel)
     if not texts or any(outgoing.said_in_turn(tx, t.id, texts) for t in given):
         return  # the agent had sent the same by send_message
     quote = messages.newest_of_turn(tx, last.id)
@@ -115,9 +139,9 @@ def _reply(tx: Tx, run_id: str, letter: Reply, now: int, effects: Effects, parts
     effects.said = True
 
 
-def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects, parts: Parts) -> None:
+def _unsolicited(tx: Tx, run_id: str, said: Spoken, now: int, effects: Effects) -> None:
     last = turns.last_of_run(tx, run_id)
-    if last is not None and (texts := spoken(tx, last.chat_id, text, parts)):
+    if last is not None and (texts := said.on(chats.chat(tx, last.chat_id).channel)):
         outgoing.queue_parts(tx, last.chat_id, texts, OutKind.REPLY, now)
         effects.said = True
         effects.bad += 1  # a few may come; a stream of them is a flood
@@ -126,9 +150,10 @@ def _unsolicited(tx: Tx, run_id: str, text: str, now: int, effects: Effects, par
 def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, over_budget: bool) -> None:
     named = _mine(tx, run_id, letter.turns, effects)
     run = runs.get(tx, run_id)
-    # Not after /new; and nothing that would not fit a command line, or be an option there.
-    if run is not None and named and run.state is not RunState.CLOSING and _SESSION.fullmatch(letter.session):
-        turns.set_session(tx, run.lane, letter.session)
+    assert run is not None  # noqa: S101 - who reads its letters knows it
+    session = letter.session if _SESSION.fullmatch(letter.session) else ""  # it goes into a command line, and a path
+    if named and session and run.state is not RunState.CLOSING:  # not after /new
+        turns.set_session(tx, run.lane, session)
     given = [t for t in named if t.state is TurnState.GIVEN]
     effects.ended += [t.id for t in named]
     if named:
@@ -144,11 +169,32 @@ def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, ove
         elif letter.outcome == "stopped":
             _orphaned(tx, turn, Cause.SANDBOX, "it was interrupted, and nobody had asked for that", now)
             effects.said = True
+        elif not over_budget and _refuses_history(tx, run, letter):
+            effects.spoiled = session or run.session
+            _afresh(tx, turn, run, letter, now, effects)
         else:
             cause = Cause.BUDGET if over_budget else _cause(letter)
             if wait := failed(tx, turn, cause, letter.error, now):
                 effects.again[turn.id] = notices.again(cause, wait)
             effects.said = True
+
+
+def _refuses_history(tx: Tx, run: RunRow, letter: TurnDone) -> bool:
+    """Whether what was said in earlier turns may be to blame; in a new session it cannot be."""
+    earlier = run.session or runs.first_turn(tx, run.id) not in ("", *letter.turns)
+    return letter.status in _HISTORY and _cause(letter) is Cause.MODEL and bool(earlier)
+
+
+def _afresh(tx: Tx, turn: Turn, run: RunRow, letter: TurnDone, now: int, effects: Effects) -> None:
+    """The lane gets a new session with its next run, and the turn is tried there: once, since that has no history."""
+    turns.refuse_session(tx, run.lane, effects.spoiled)
+    runs.closing(tx, run.id)
+    if turn.spoke:
+        _end_told(tx, turn, Cause.MODEL, letter.error, now, quoted=True)
+        effects.said = True
+    else:
+        turns.reopen(tx, turn.id)
+        effects.again[turn.id] = notices.AFRESH
 
 
 def _cause(letter: TurnDone) -> Cause:

@@ -27,9 +27,9 @@ from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Progress, Show, Turn
 from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, decoded, letters
-from nanoclaw.run.letters import MAX_BAD
+from nanoclaw.run.letters import MAX_BAD, Ready
 from nanoclaw.store import Store, chats, messages, runs
-from nanoclaw.tools import Tools
+from nanoclaw.tools import SHORT, Tools
 
 _PARTS = 4  # reads by which a batch may grow, so that a long reply is one text
 _SLICE = 200  # lines after which the loop may do something else: a flood of one agent is nobody else's
@@ -98,11 +98,8 @@ class Listener:
         with closing(reader):
             end = reader.size()
             while reader.offset < end and (lines := reader.read()):
-                batch = [x for line in lines if (x := decoded(line)) is not None]
-                await self._store.write(
-                    letters.apply, run_id, batch, reader.offset, self._clock(),
-                    over_budget=False, parts=self._outbox.parts,
-                )  # fmt: skip
+                batch = await self._ready([x for line in lines if (x := decoded(line)) is not None])
+                await self._store.write(letters.apply, run_id, batch, reader.offset, self._clock(), over_budget=False)
 
     async def answer(self, run: Run, n: int) -> None:
         """Drive one request to its answer, and the answer into the inbox."""
@@ -167,6 +164,7 @@ class Listener:
         run.greeted = run.greeted or isinstance(letter, Hello)
         if isinstance(letter, Alive):
             run.last_alive = asyncio.get_running_loop().time()
+            run.patience = letter.seconds  # a lie gains nothing: turn_timeout holds
         elif isinstance(letter, Event):
             run.last_sign = asyncio.get_running_loop().time()
             turn = next((t for t in run.turns if t.id == letter.turn), None)
@@ -176,12 +174,12 @@ class Listener:
             durable.append(letter)
 
     async def _apply(self, run: Run, batch: list[ToHost]) -> None:
+        ready = await self._ready(batch)
         over = bool(self._meter.refusal(run.row.id))
         failpoints.hit("apply")
         effects = await self._store.insist(
-            letters.apply, run.row.id, batch, run.reader.offset, self._clock(),
-            over_budget=over, parts=self._outbox.parts,
-        )  # fmt: skip
+            letters.apply, run.row.id, ready, run.reader.offset, self._clock(), over_budget=over
+        )
         failpoints.hit("applied")
         run.last_alive = run.last_sign = asyncio.get_running_loop().time()
         run.bad += effects.bad
@@ -191,10 +189,17 @@ class Listener:
             self._spawn(self.answer(run, n), f"tool {n} of {run.row.id}")
         if effects.refused and run.bad <= MAX_BAD:
             self._spawn(self._hands.deliver(run), f"refusals of {run.row.id}")
+        if effects.spoiled:
+            run.spoiled, run.closing = effects.spoiled, True
         if effects.ended:
             await self._ended(run, effects.ended, effects.again)
         if effects.succeeded:
             self._hands.on_success()
+
+    async def _ready(self, batch: list[ToHost]) -> list[ToHost | Ready]:
+        if sum(len(x.text) for x in batch if isinstance(x, Reply)) <= SHORT:
+            return letters.ready(batch, self._outbox.parts)
+        return await asyncio.to_thread(letters.ready, batch, self._outbox.parts)
 
     async def _ended(self, run: Run, ids: list[str], again: dict[str, str]) -> None:
         """None of the named turns is given any more. No pause before the list is right: others read it."""
@@ -206,7 +211,7 @@ class Listener:
                 done.set()
         for turn in over:
             why = again.get(turn.id, "")
-            await self.tell(run, turn, Show.RETRY if why else Show.ENDED, why)
+            await self.tell(run, turn, Show.LATER if why else Show.ENDED, why)
         if run.closing and not run.turns:
             self._hands.retire(run.row.lane)
         self._hands.on_free(run.row.lane)

@@ -13,14 +13,24 @@ from loguru import logger
 from nanoclaw import failpoints
 from nanoclaw.errors import Cause, SandboxError, StoreError, UnsafePath
 from nanoclaw.gateway import Gateway
-from nanoclaw.groups import Home, binds, check_room, make_group, make_run, read_memory, remove_run
+from nanoclaw.groups import (
+    Home,
+    binds,
+    check_room,
+    make_group,
+    make_run,
+    read_memory,
+    remove_other_runs,
+    remove_run,
+    set_aside_session,
+)
 from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, Watch, put_letter
 from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn
 from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, RunGone, begin, give, letters, obituary
 from nanoclaw.run.listener import Listener
-from nanoclaw.sandbox import Death, Exit, Sandbox, Spec
+from nanoclaw.sandbox import Death, Exit, Found, Sandbox, Spec
 from nanoclaw.store import Store, chats, runs, turns
 from nanoclaw.store.runs import Call
 from nanoclaw.tools import Tools
@@ -74,7 +84,9 @@ class Runner:
         self._spawn = spawn
         self._image = ""  # as of the last start of a container
         self.unfit = ""  # an image whose agent speaks another protocol: not to be tried again
-        self.swept = False  # whether the engine's containers were compared with our runs since the start
+        self.swept = False  # whether the engine has said since the start which containers it has
+        self._strays: dict[str, Found] = {}  # those that no run knows, by container
+        self._sweeping = asyncio.Lock()
         self._listener = Listener(
             store=store, meter=meter, tools=tools, outbox=outbox, show=show, clock=clock, spawn=spawn, hands=self
         )
@@ -100,8 +112,7 @@ class Runner:
     async def open(self, group: Group, turn: Turn) -> Run:
         """A new run of the turn's lane with the turn as its first prompt; the container starts behind it."""
         self._image = await self._sandbox.image()
-        if not self.swept:  # a container of an earlier life may have this session open
-            raise SandboxError("the engine did not say yet which containers it has", Cause.ENGINE)
+        await self._alone(turn.lane)
         await asyncio.to_thread(check_room, self._home, group.folder, turn.lane)
         user = self._settings.identity()
         make_group(self._home, group.folder, *user)  # before the fingerprint: it makes the first CLAUDE.md
@@ -126,6 +137,16 @@ class Runner:
         self._spawn(self._life(run), f"run {row.id}")
         logger.info("Opened run {} for lane {}", row.id, row.lane)
         return run
+
+    async def _alone(self, lane: str) -> None:
+        """A session is open in one container: what an earlier life left of this lane goes first."""
+        if not self.swept:
+            raise SandboxError("the engine did not say yet which containers it has", Cause.ENGINE)
+        try:
+            for stray in [s for s in self._strays.values() if s.lane in (lane, "")]:
+                await self._remove(stray)
+        except SandboxError as e:  # parked until it can be removed, whatever is wrong with it
+            raise SandboxError(str(e), Cause.ENGINE) from None
 
     async def give(self, run: Run, turn: Turn) -> None:
         """One more turn for a living run. Raises RunGone when it takes none."""
@@ -158,6 +179,11 @@ class Runner:
                 await self._give_up(row)
             else:
                 adopted.append((run, await self._store.read(runs.unanswered, row.id)))
+        try:
+            kept = {name for run, _ in adopted for name in (run.row.id, run.row.sockets)}
+            await asyncio.to_thread(remove_other_runs, self._home, kept)
+        except (UnsafePath, OSError) as e:
+            logger.error("What runs left behind could not be removed: {}", e)
         for run, calls in adopted:  # without a pause: none may end before the dispatcher has counted it
             self.runs[run.row.lane] = run
             for call in calls:
@@ -167,6 +193,23 @@ class Runner:
                 self.retire(run.row.lane)
             logger.info("Adopted run {} of lane {}", run.row.id, run.row.lane)
 
+    def meet(self, found: list[Found]) -> None:
+        """What the engine has: the containers that no living run knows are to be removed."""
+        known = {run.row.id for run in self.runs.values()}
+        self._strays = {f.container: f for f in found if f.run_id not in known}
+
+    async def sweep(self) -> None:
+        """Remove them, one at a time: a lane that waits for its own comes next. Raises SandboxError."""
+        for stray in list(self._strays.values()):
+            await self._remove(stray)
+
+    async def _remove(self, stray: Found) -> None:
+        async with self._sweeping:
+            if stray.container in self._strays:
+                await self._sandbox.close(stray.container)
+                self._strays.pop(stray.container, None)
+                logger.warning("Removed the container of run {}, which nobody knows", stray.run_id)
+
     async def _give_up(self, row: RunRow) -> None:
         """End a run that cannot be adopted; what it had answered before it died is not asked again."""
         try:
@@ -175,6 +218,15 @@ class Runner:
             logger.warning("The last letters of run {} could not be taken: {}", row.id, type(e).__name__)
         await self._store.write(letters.end_run, row.id, Cause.RESTART, "the host restarted", self._clock())
         self._clear_away(row)
+
+    def _set_aside(self, run: Run) -> None:
+        """No agent may resume what the model's API refuses; people may still want to read it."""
+        try:
+            if run.spoiled:
+                set_aside_session(self._home, run.row.lane, run.spoiled)
+                logger.warning("The session {} was refused by the model's API and is set aside", run.spoiled)
+        except (UnsafePath, FileNotFoundError) as e:
+            logger.warning("The refused session {} could not be set aside: {}", run.spoiled, e)
 
     def _clear_away(self, row: RunRow) -> None:
         try:
@@ -285,8 +337,8 @@ class Runner:
             await self.kill(run, *run.end)
         elif now - run.last_alive > (ALIVE_LIMIT if run.heard else START_LIMIT):
             await self.kill(run, Cause.SANDBOX, "the agent gave no sign of life")
-        elif run.turns and now - run.last_sign > self._settings.turn_silence:
-            await self.kill(run, Cause.TIMEOUT, f"no progress for {self._settings.turn_silence:.0f} s")
+        elif run.turns and now - run.last_sign > self._settings.turn_silence + run.patience:
+            await self.kill(run, Cause.TIMEOUT, f"no progress for {now - run.last_sign:.0f} s")
         elif run.turns and now - run.busy_since > self._settings.turn_timeout:
             await self.kill(run, Cause.TIMEOUT, f"longer than {self._settings.turn_timeout:.0f} s")
 
@@ -352,6 +404,8 @@ class Runner:
                 await self._sandbox.close(run.row.container)
             except SandboxError as e:
                 logger.warning("The container could not be removed now: {}", e)
+                # It may outlive its run: then it goes before the lane's next one is opened.
+                self._strays[run.row.container] = Found(run.row.container, run.row.id, "", True, run.row.lane)
 
     async def _bury(self, run: Run, end: Exit) -> None:
         run.closing = True
@@ -367,6 +421,7 @@ class Runner:
             logger.opt(exception=e).error("Run {} could not be cleared away", run.row.id)
         self._meter.close(run.row.id)
         run.reader.close()
+        self._set_aside(run)
         self._clear_away(run.row)
         for done in run.stopping.values():
             done.set()

@@ -57,6 +57,7 @@ class Found:
     run_id: str
     image: str
     running: bool
+    lane: str = ""
 
 
 class Sandbox(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.sandbox import Death, Exit, Found, Spec
 from nanoclaw.sandbox.engine import address_of, connect, explained, knock
-from nanoclaw.sandbox.spec import LABEL_INSTALL, LABEL_RUN, Engine, create_body, engine_of, violations
+from nanoclaw.sandbox.spec import LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body, engine_of, violations
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -23,7 +23,7 @@ T = TypeVar("T")
 _THREADS = 8  # one hears events, one may build the image, the others carry calls; a start takes 0.2 s of one
 _LOOK_AGAIN = 30.0  # seconds after which a container is looked at though no event came
 _LOG_BYTES = 4096
-_KILLED = 128 + 9
+_KILLED = (128 + 9, 128 + 15)  # by SIGKILL; by SIGTERM, as an engine that is stopped does it
 
 
 class DockerSandbox:
@@ -192,7 +192,7 @@ def _death(code: int, *, out_of_memory: bool) -> Death:
     """The kernel may kill a shell of the agent's, and the agent live on: that is no death by memory."""
     if out_of_memory and code:
         return Death.MEMORY
-    return Death.KILLED if code == _KILLED else Death.EXITED
+    return Death.KILLED if code in _KILLED else Death.EXITED
 
 
 def _plain(log: bytes) -> str:
@@ -213,7 +213,16 @@ def _remove(client: "DockerClient", container: str) -> None:
 
 def _found(client: "DockerClient", install_id: str) -> list[Found]:
     rows: list[dict[str, Any]] = client.api.containers(all=True, filters={"label": f"{LABEL_INSTALL}={install_id}"})
-    return [Found(r["Id"], r["Labels"].get(LABEL_RUN, ""), r["ImageID"], r["State"] == "running") for r in rows]
+    return [
+        Found(
+            container=r["Id"],
+            run_id=r["Labels"].get(LABEL_RUN, ""),
+            image=r["ImageID"],
+            running=r["State"] == "running",
+            lane=r["Labels"].get(LABEL_LANE, ""),
+        )
+        for r in rows
+    ]
 
 
 def _events(client: "DockerClient", install_id: str) -> Any:

@@ -26,6 +26,7 @@ _RETRY = 1.0  # seconds between two tries of a write that must not be lost
 P = ParamSpec("P")
 T = TypeVar("T")
 _Job = tuple[Callable[[Tx], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Answer = tuple[_Job, Any, BaseException | None]
 
 
 def new_id(cursor: sqlite3.Cursor) -> int:
@@ -38,11 +39,18 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def containing(text: str) -> str:
+    """A pattern for LIKE ... ESCAPE '!' (case of a-z does not count)."""
+    return "%" + storable(text).replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
+
+
 class Store:
     """One writer thread with one connection, reads on a second: the loop never waits for an fsync."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, relieve: Callable[[], bool] = lambda: False) -> None:
+        """`relieve` makes room when nothing can be committed; whether another try is worth it."""
         self._path = path
+        self._relieve = relieve
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._readers = ThreadPoolExecutor(1, "store-read")
@@ -106,30 +114,40 @@ class Store:
                     self._jobs.put(None)  # closing: after this batch
                     break
                 batch.append(more)
-            _commit(tx, batch)
+            _commit(tx, batch, self._relieve)
         tx.close()
 
 
-def _commit(tx: Tx, batch: list[_Job]) -> None:
+def _commit(tx: Tx, batch: list[_Job], relieve: Callable[[], bool]) -> None:
     """Run the jobs in one transaction, each in a savepoint; answer after the commit."""
-    answers: list[tuple[_Job, Any, BaseException | None]] = []
     try:
-        tx.execute("BEGIN IMMEDIATE")
-        for job in batch:
-            answers.append((job, *_run(tx, job[0])))
-        failpoints.hit("before-commit")
-        tx.execute("COMMIT")
-        failpoints.hit("after-commit")
+        answers = _transact(tx, batch)
     except sqlite3.Error as e:
-        with suppress(sqlite3.Error):  # else this thread would end, and every later write wait for ever
-            tx.execute("ROLLBACK")
         fault = StoreError(f"the database cannot be written: {e}; free some disk space or check home's rights")
         answers = [(job, None, fault) for job in batch]
+        if relieve():
+            with suppress(sqlite3.Error):
+                answers = _transact(tx, batch)
     for (_, done, loop), value, error in answers:
         try:
             loop.call_soon_threadsafe(_answer, done, value, error)
         except RuntimeError:  # the loop is gone: the host was torn down while this was being written
             logger.debug("A job outlived its loop")
+
+
+def _transact(tx: Tx, batch: list[_Job]) -> list[_Answer]:
+    """Each job's value or error, on the disk. Raises sqlite3.Error: then nothing is."""
+    try:
+        tx.execute("BEGIN IMMEDIATE")
+        answers = [(job, *_run(tx, job[0])) for job in batch]
+        failpoints.hit("before-commit")
+        tx.execute("COMMIT")
+        failpoints.hit("after-commit")
+    except sqlite3.Error:
+        with suppress(sqlite3.Error):  # else this thread would end, and every later write wait for ever
+            tx.execute("ROLLBACK")
+        raise
+    return answers
 
 
 def _run(tx: Tx, fn: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
@@ -168,6 +186,7 @@ def _open(path: Path) -> Tx:
     try:
         path.touch(0o600)
         tx = _connect(path)
+        tx.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts in a new file alone
         tx.execute("PRAGMA journal_mode = WAL")
         _migrate(tx)
     except (sqlite3.Error, OSError) as e:
@@ -187,4 +206,4 @@ def _migrate(tx: Tx) -> None:
         logger.info("Migrated the database to schema {}", n)
 
 
-__all__ = ["MIGRATIONS", "Store", "Tx", "new_id", "storable"]
+__all__ = ["MIGRATIONS", "Store", "Tx", "containing", "new_id", "storable"]

@@ -155,8 +155,8 @@ def add_group(tx: Tx, new: Group, now: int) -> Group:
     return group(tx, new_id(cursor))
 
 
-def join_group(tx: Tx, chat_id: int, group_id: int) -> None:
-    """From now on this chat is served by this group."""
+def join_group(tx: Tx, chat_id: int, group_id: int | None) -> None:
+    """From now on this chat is served by this group, or by none."""
     tx.execute("UPDATE chats SET group_id = ? WHERE id = ?", (group_id, chat_id))
 
 

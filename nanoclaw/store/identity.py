@@ -119,6 +119,11 @@ def _merge_chats(tx: Tx, ids: list[int]) -> int:
             tx.execute(f"UPDATE OR IGNORE {table} SET chat_id = ? WHERE chat_id = ?", (keep, gone))  # noqa: S608
             tx.execute(f"DELETE FROM {table} WHERE chat_id = ?", (gone,))  # noqa: S608
         tx.execute("DELETE FROM chats WHERE id = ?", (gone,))
+    tx.execute(  # what waits is answered by whoever serves the chat now
+        "UPDATE messages SET lane = g.folder FROM chats c JOIN groups g ON g.id = c.group_id"
+        " WHERE c.id = ? AND messages.chat_id = c.id AND messages.state = 'open'",
+        (keep,),
+    )
     return keep
 
 

@@ -57,13 +57,16 @@ class Claim:
 
     digest: str
     until: int
-    tries: int
+    tried: tuple[tuple[str, str], ...] = ()  # wrong ones: the sender's jid, the message's id
 
 
 def claim(tx: Tx) -> Claim | None:
     """The code that waits for its person."""
     row = tx.execute("SELECT value FROM meta WHERE key = 'claim'").fetchone()
-    return None if row is None else Claim(**json.loads(row["value"]))
+    if row is None:
+        return None
+    known = json.loads(row["value"])
+    return Claim(known["digest"], known["until"], tuple((who, wa_id) for who, wa_id in known["tried"]))
 
 
 def set_claim(tx: Tx, new: Claim | None) -> None:

@@ -21,7 +21,10 @@ def of_quoted(tx: Tx, message_id: int, quote: Media) -> Media:
     """The quoted file as the quoted message's own row has it: what the quote says of it counts for nothing."""
     row = tx.execute("SELECT media FROM messages WHERE id = ?", (message_id,)).fetchone()
     own = [m for m in load(row["media"]) if not m.quoted] if row else []
-    return replace(own[0], quoted=True) if own else replace(quote, fault="the quoted message has no file")
+    if not own:
+        return replace(quote, fault="the quoted message has no file", ref="")
+    # What could not be fetched then, and may be there yet, still has its ref.
+    return replace(own[0], quoted=True, fault="" if own[0].ref else own[0].fault)
 
 
 def settle(tx: Tx, message_id: int, media: tuple[Media, ...], group_id: int, day: str, fetched: int) -> None:

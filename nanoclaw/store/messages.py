@@ -1,12 +1,16 @@
 """Messages: what came in, its verdict, and what became of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nanoclaw.models import Incoming, Key, Message, MessageState, Quoted, Role, TurnState, Verdict
-from nanoclaw.store import Tx, media, new_id, outgoing, storable
+from nanoclaw.prompts import BUDGET
+from nanoclaw.store import Tx, containing, media, new_id, outgoing, storable
 
 _QUOTED = 1000  # characters of a quote by the sender's own words
+_FRAME = 100  # characters that a message takes in a prompt besides its text, at least
 _SELECT = "SELECT m.*, p.name AS person, p.role AS role FROM messages m JOIN people p ON p.id = m.person_id "
+_CONTEXT = "m.chat_id = ? AND m.state = ? AND m.verdict = ? AND m.id < ?"
 
 
 def known(tx: Tx, chat_id: int, wa_id: str, from_me: bool) -> bool:
@@ -24,12 +28,12 @@ def insert(
     """Store a message with the router's verdict; its id orders the chat."""
     cursor = tx.execute(
         "INSERT INTO messages"
-        "(chat_id, wa_id, from_me, person_id, lane, sender, kind, text, quoted, quoted_text, media, at, saved_at,"
-        " verdict, state) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(chat_id, wa_id, from_me, person_id, lane, sender, kind, text, quoted, quoted_text, forwarded, media, at,"
+        " saved_at, verdict, state) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(chat_id, msg.wa_id, msg.from_me, person_id, lane, next(iter(msg.sender.jids), ""), msg.kind),
-            *(storable(msg.text), msg.quoted, storable(msg.quoted_text[:_QUOTED]), media.dump(msg.media)),
-            *(msg.at, now, verdict, state),
+            *(storable(msg.text), msg.quoted, storable(msg.quoted_text[:_QUOTED]), msg.forwarded),
+            *(media.dump(msg.media), msg.at, now, verdict, state),
         ),
     )
     return new_id(cursor)
@@ -45,6 +49,7 @@ class Row:
     state: MessageState
     text: str
     quoted: str
+    forwarded: bool
 
 
 def find(tx: Tx, chat_id: int, wa_id: str, person_id: int) -> Row | None:
@@ -56,7 +61,7 @@ def find(tx: Tx, chat_id: int, wa_id: str, person_id: int) -> Row | None:
     if row is None:
         return None
     state, verdict = MessageState(row["state"]), Verdict(row["verdict"])
-    return Row(row["id"], row["person_id"], verdict, state, row["text"], row["quoted"])
+    return Row(row["id"], row["person_id"], verdict, state, row["text"], row["quoted"], bool(row["forwarded"]))
 
 
 def reword(tx: Tx, message_id: int, text: str, verdict: Verdict) -> None:
@@ -96,12 +101,18 @@ def guests_in_a_row(tx: Tx, chat_id: int, since: int, limit: int) -> int:
 
 
 def open_work(tx: Tx, lane: str) -> list[Message]:
-    """The lane's messages that no turn has claimed, oldest first."""
+    """The oldest of the lane's messages that no turn has claimed, as much as a prompt may hold, oldest first."""
     rows = tx.execute(
         _SELECT + "WHERE m.lane = ? AND m.state = ? AND m.verdict = ? ORDER BY m.id",
         (lane, MessageState.OPEN, Verdict.WORK),
     )
-    return [_message(tx, r) for r in rows.fetchall()]
+    return _as_fits(tx, rows)
+
+
+def count_work(tx: Tx, lane: str) -> int:
+    """How many of the lane's messages no turn has claimed."""
+    waiting = "SELECT count(*) FROM messages WHERE lane = ? AND state = ? AND verdict = ?"
+    return int(tx.execute(waiting, (lane, MessageState.OPEN, Verdict.WORK)).fetchone()[0])
 
 
 def work_since(tx: Tx, lane: str, since: int) -> bool:
@@ -115,18 +126,43 @@ def work_since(tx: Tx, lane: str, since: int) -> bool:
 
 
 def open_context(tx: Tx, chat_id: int, before: int) -> list[Message]:
-    """What was said in the chat before message `before` and not yet shown, oldest first."""
+    """The newest of what was said in the chat before message `before` and not yet shown, as much as a prompt
+    may hold, oldest first."""
+    sql = f"{_SELECT} WHERE {_CONTEXT} ORDER BY m.id DESC"
+    return _as_fits(tx, tx.execute(sql, (chat_id, MessageState.OPEN, Verdict.CONTEXT, before)))[::-1]
+
+
+def count_context(tx: Tx, chat_id: int, before: int) -> int:
+    """How much was said there before message `before` and not yet shown."""
+    waiting = f"SELECT count(*) FROM messages m WHERE {_CONTEXT}"  # noqa: S608
+    return int(tx.execute(waiting, (chat_id, MessageState.OPEN, Verdict.CONTEXT, before)).fetchone()[0])
+
+
+def page(tx: Tx, chat_id: int, before: int, text: str, limit: int) -> list[Message]:
+    """The newest messages of the chat before this id, oldest first, with this text in them; not what still waits."""
     rows = tx.execute(
-        _SELECT + "WHERE m.chat_id = ? AND m.state = ? AND m.verdict = ? AND m.id < ? ORDER BY m.id",
-        (chat_id, MessageState.OPEN, Verdict.CONTEXT, before),
+        _SELECT + "WHERE m.chat_id = ? AND m.id < ? AND m.state <> ? AND NOT (m.state = ? AND m.verdict = ?)"
+        " AND (m.text <> '' OR m.media <> '') AND m.text LIKE ? ESCAPE '!' ORDER BY m.id DESC LIMIT ?",
+        (
+            *(chat_id, before, MessageState.WITHDRAWN, MessageState.OPEN, Verdict.WORK),
+            *(containing(text), limit),
+        ),
     )
-    return [_message(tx, r) for r in rows.fetchall()]
+    return [_message(tx, r) for r in reversed(rows.fetchall())]
 
 
 def take(tx: Tx, ids: list[int], turn_id: str) -> None:
-    """These messages belong to this turn now."""
+    """This work belongs to this turn now."""
     tx.executemany(
         "UPDATE messages SET state = ?, turn_id = ? WHERE id = ?", [(MessageState.TAKEN, turn_id, i) for i in ids]
+    )
+
+
+def take_context(tx: Tx, chat_id: int, before: int, turn_id: str) -> None:
+    """What was said there before message `before` is shown with this turn, or too much to be shown at all."""
+    tx.execute(
+        f"UPDATE messages AS m SET state = ?, turn_id = ? WHERE {_CONTEXT}",  # noqa: S608
+        (MessageState.TAKEN, turn_id, chat_id, MessageState.OPEN, Verdict.CONTEXT, before),
     )
 
 
@@ -141,6 +177,14 @@ def handle_open(tx: Tx, lane: str) -> int:
         "UPDATE messages SET state = ? WHERE lane = ? AND state = ? AND verdict = ?",
         (MessageState.HANDLED, lane, MessageState.OPEN, Verdict.WORK),
     ).rowcount
+
+
+def drop_open(tx: Tx, chat_id: int) -> None:
+    """What was said there is neither answered nor shown any more."""
+    tx.execute(
+        "UPDATE messages SET state = ? WHERE chat_id = ? AND state IN (?, ?)",
+        (MessageState.HANDLED, chat_id, MessageState.OPEN, MessageState.TAKEN),
+    )
 
 
 def newest_of_turn(tx: Tx, turn_id: str) -> str:
@@ -219,7 +263,20 @@ def _quote(tx: Tx, row: dict[str, str]) -> Quoted | None:
     theirs = tx.execute(sql, (row["chat_id"], row["quoted"])).fetchone()
     if theirs is None:
         return Quoted(row["quoted_text"])
-    return Quoted(theirs["text"], True, False, theirs["id"], theirs["person"], Role(theirs["role"]))
+    role, forwarded = Role(theirs["role"]), bool(theirs["forwarded"])
+    return Quoted(theirs["text"], True, False, theirs["id"], theirs["person"], role, forwarded)
+
+
+def _as_fits(tx: Tx, rows: Iterable[dict[str, str]]) -> list[Message]:
+    """The first of these rows, until no prompt could hold more; the others are not even read."""
+    found: list[Message] = []
+    room = BUDGET
+    for row in rows:
+        found.append(_message(tx, row))
+        # A long text is shortened, so that there is room for another one.
+        if (room := room - min(len(row["text"]), BUDGET // 2) - _FRAME) < 0:
+            break
+    return found
 
 
 def _message(tx: Tx, row: dict[str, str]) -> Message:
@@ -235,4 +292,5 @@ def _message(tx: Tx, row: dict[str, str]) -> Message:
         quoted=row["quoted"],
         quote=_quote(tx, row),
         media=media.load(row["media"]),
+        forwarded=bool(row["forwarded"]),
     )

@@ -1,10 +1,10 @@
 """Rows to be sent, and what the chats were told once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from nanoclaw.models import Key, Outgoing, OutKind, OutState
+from nanoclaw.models import Key, Outgoing, OutKind, OutState, Said
 from nanoclaw.prompts import split
-from nanoclaw.store import Tx, chats, new_id
+from nanoclaw.store import Tx, chats, containing, new_id
 
 # The order within a chat: the host's short answers do not wait behind long replies.
 _RANK = f"CASE kind WHEN '{OutKind.COMMAND}' THEN 0 ELSE 1 END"
@@ -39,8 +39,11 @@ def queue_parts(
     return last
 
 
-def next_due(tx: Tx, channel: str, now: int) -> Outgoing | None:
-    """The next row of the channel: the first of its chat, and due; a chat whose first is not due waits."""
+def next_due(tx: Tx, channel: str, now: int, served: Mapping[int, int]) -> Outgoing | None:
+    """The next row of the channel: the first of its chat, and due; a chat whose first is not due waits.
+
+    Among chats with rows of one kind, the one that was `served` (by chat: a growing number) least recently.
+    """
     rows = tx.execute(
         # The first condition on the state is the index's own.
         f"SELECT o.*, min({_RANK} * 1e12 + o.id) FROM outgoing o JOIN chats c ON c.id = o.chat_id"  # noqa: S608
@@ -48,7 +51,7 @@ def next_due(tx: Tx, channel: str, now: int) -> Outgoing | None:
         " GROUP BY o.chat_id ORDER BY o.id",
         (channel,),
     ).fetchall()
-    for row in sorted(rows, key=lambda row: _KINDS.index(OutKind(row["kind"]))):
+    for row in sorted(rows, key=lambda row: (_KINDS.index(OutKind(row["kind"])), served.get(row["chat_id"], 0))):
         if row["next_try"] <= now or row["next_try"] > now + MAX_WAIT_MS:  # the clock was set back
             return _outgoing(tx, row)
     return None
@@ -106,12 +109,13 @@ def unknown(tx: Tx, out_id: int, next_try: int) -> None:
 
 def dead(tx: Tx, out_id: int, error: str) -> None:
     """Refused for good; the later parts of the same reply go with it."""
-    row = tx.execute("SELECT turn_id, part FROM outgoing WHERE id = ?", (out_id,)).fetchone()
+    row = tx.execute("SELECT turn_id, part, created_at FROM outgoing WHERE id = ?", (out_id,)).fetchone()
     tx.execute("UPDATE outgoing SET state = ?, error = ? WHERE id = ?", (OutState.DEAD, error, out_id))
     if row["turn_id"]:
         tx.execute(
-            "UPDATE outgoing SET state = ?, error = ? WHERE turn_id = ? AND part > ? AND state = ?",
-            (OutState.DEAD, error, row["turn_id"], row["part"], OutState.QUEUED),
+            # Rows of one text were queued together; another text of the turn (its answer, say) still goes.
+            "UPDATE outgoing SET state = ?, error = ? WHERE turn_id = ? AND part > ? AND created_at = ? AND state = ?",
+            (OutState.DEAD, error, row["turn_id"], row["part"], row["created_at"], OutState.QUEUED),
         )
 
 
@@ -152,6 +156,18 @@ def by_wa_id(tx: Tx, chat_id: int, wa_id: str) -> str | None:
 def spoken(tx: Tx, turn_id: str) -> int:
     """How many texts of this turn were queued for people."""
     return int(tx.execute("SELECT count(*) FROM outgoing WHERE turn_id = ?", (turn_id,)).fetchone()[0])
+
+
+def said_before(tx: Tx, chat_id: int, before: int, text: str, limit: int) -> list[Said]:
+    """Our newest texts in the chat that follow a message before this id, with this text in them, oldest first."""
+    rows = tx.execute(
+        "SELECT * FROM (SELECT o.id, o.payload, o.created_at, coalesce((SELECT m.id FROM messages m"
+        " WHERE m.chat_id = o.chat_id AND m.saved_at <= o.created_at ORDER BY m.saved_at DESC, m.id DESC LIMIT 1), 0)"
+        " AS after FROM outgoing o WHERE o.chat_id = ? AND o.state = ? AND o.kind <> ? AND o.payload <> ''"
+        " AND o.payload LIKE ? ESCAPE '!') WHERE after < ? ORDER BY id DESC LIMIT ?",
+        (chat_id, OutState.SENT, OutKind.REACTION, containing(text), before, limit),
+    )
+    return [Said(row["payload"], row["created_at"], row["after"]) for row in reversed(rows.fetchall())]
 
 
 def counts(tx: Tx) -> dict[str, int]:

@@ -5,10 +5,11 @@ import hmac
 from dataclasses import replace
 
 from nanoclaw.models import Account, Group, Role
-from nanoclaw.store import Tx, chats, ledger
+from nanoclaw.store import Tx, chats, ledger, messages, turns
 
 CLAIM_MS = 600_000  # ten minutes
-CLAIM_TRIES = 5
+CLAIM_TRIES = 5  # of one person
+CLAIM_TRIES_IN_ALL = 30
 
 
 def meet_account(tx: Tx, account: Account, now: int) -> None:
@@ -45,18 +46,24 @@ def settle(tx: Tx, channel: str, numbers: tuple[str, ...], *, shared: bool) -> N
 
 def new_claim(tx: Tx, code: str, now: int) -> int:
     """A one-time code for who is to be the owner, in place of an earlier one; until when it counts."""
-    ledger.set_claim(tx, ledger.Claim(_digest(code), now + CLAIM_MS, CLAIM_TRIES))
+    ledger.set_claim(tx, ledger.Claim(_digest(code), now + CLAIM_MS))
     return now + CLAIM_MS
 
 
-def claims(tx: Tx, code: str, now: int) -> bool:
-    """Whether this is the code; then it is used up, and so it is after too many wrong ones."""
+def claims(tx: Tx, code: str, sender: str, wa_id: str, now: int) -> bool:
+    """Whether this is the code; then it is used up, and so it is after too many wrong ones.
+
+    Who has sent too many is not heard any more; a message that comes again counts once.
+    """
     claim = ledger.claim(tx)
-    if claim is None:
+    if claim is None or (sender, wa_id) in claim.tried:
+        return False
+    if sum(who == sender for who, _ in claim.tried) >= CLAIM_TRIES:
         return False
     right = now < claim.until and hmac.compare_digest(claim.digest, _digest(code))
-    left = claim.tries - 1
-    ledger.set_claim(tx, None if right or left < 1 or now >= claim.until else replace(claim, tries=left))
+    tried = (*claim.tried, (sender, wa_id))
+    over = right or now >= claim.until or len(tried) >= CLAIM_TRIES_IN_ALL
+    ledger.set_claim(tx, None if over else replace(claim, tried=tried))
     return right
 
 
@@ -65,6 +72,13 @@ def join_main(tx: Tx, chat_id: int) -> Group:
     main = chats.main_group(tx)
     chats.join_group(tx, chat_id, main.id)
     return main
+
+
+def leave_main(tx: Tx, chat_id: int) -> None:
+    """This chat is none of the owner's any more: nobody gets an answer to what waits there."""
+    chats.join_group(tx, chat_id, None)
+    turns.drop_waiting(tx, chat_id)
+    messages.drop_open(tx, chat_id)
 
 
 def _digest(code: str) -> str:
@@ -92,9 +106,11 @@ def _is_listed(tx: Tx, person_id: int) -> bool:
 def _dismiss(tx: Tx, channel: str, person_id: int) -> None:
     """An owner no more: a guest, whose own chat is none of main's."""
     tx.execute("UPDATE people SET role = ?, listed = '' WHERE id = ?", (Role.GUEST, person_id))
-    tx.execute(
-        "UPDATE chats SET group_id = NULL WHERE NOT is_group AND group_id IN (SELECT id FROM groups WHERE is_main)"
+    own = tx.execute(
+        "SELECT id FROM chats WHERE NOT is_group AND group_id IN (SELECT id FROM groups WHERE is_main)"
         " AND id IN (SELECT c.chat_id FROM chat_jids c JOIN person_jids p ON p.channel = c.channel AND p.jid = c.jid"
         " WHERE p.person_id = ? AND p.channel = ?)",
         (person_id, channel),
     )
+    for row in own.fetchall():
+        leave_main(tx, row["id"])

@@ -6,8 +6,10 @@ from typing import Any
 
 from nanoclaw.mailbox import Answer, Open, Prompt, Stop, ToAgent
 from nanoclaw.models import RequestState, RunRow, RunState
-from nanoclaw.prompts import retry_note
+from nanoclaw.prompts import AFRESH_NOTE, retry_note
 from nanoclaw.store import Tx
+
+_FIRST_PROMPT = 2  # number of a letter: it follows Open
 
 
 def insert(tx: Tx, run: RunRow, model: str) -> None:
@@ -78,21 +80,37 @@ def add_letter(tx: Tx, run_id: str, kind: str, ref: str) -> int:
 def letters(tx: Tx, run_id: str, after: int = 0) -> list[tuple[int, ToAgent]]:
     """The run's letters behind number `after`, made from the rows that they name."""
     rows = tx.execute("SELECT * FROM letters WHERE run_id = ? AND n > ? ORDER BY n", (run_id, after))
-    return [(r["n"], _letter(tx, run_id, r["kind"], r["ref"])) for r in rows.fetchall()]
+    return [(r["n"], _letter(tx, run_id, r["n"], r["kind"], r["ref"])) for r in rows.fetchall()]
 
 
-def _letter(tx: Tx, run_id: str, kind: str, ref: str) -> ToAgent:
+def first_turn(tx: Tx, run_id: str) -> str:
+    """The id of the turn that a living run was opened for."""
+    row = tx.execute("SELECT ref FROM letters WHERE run_id = ? AND n = ?", (run_id, _FIRST_PROMPT)).fetchone()
+    return "" if row is None else str(row["ref"])
+
+
+def _letter(tx: Tx, run_id: str, n: int, kind: str, ref: str) -> ToAgent:
     if kind == Open.kind:
         row = tx.execute("SELECT session FROM runs WHERE id = ?", (run_id,)).fetchone()
         return Open(run_id, ref, row["session"])
     if kind == Prompt.kind:
         row = tx.execute("SELECT prompt, images, attempts FROM turns WHERE id = ?", (ref,)).fetchone()
-        text = "\n\n".join(filter(None, (retry_note(row["attempts"]), row["prompt"])))
+        notes = (_afresh(tx, run_id) if n == _FIRST_PROMPT else "", retry_note(row["attempts"]))
+        text = "\n\n".join(filter(None, (*notes, row["prompt"])))
         return Prompt(ref, text, tuple(json.loads(row["images"])))
     if kind == Stop.kind:
         return Stop(ref)
     row = tx.execute("SELECT ok, answer FROM requests WHERE run_id = ? AND n = ?", (run_id, int(ref))).fetchone()
     return Answer(int(ref), bool(row["ok"]), row["answer"])
+
+
+def _afresh(tx: Tx, run_id: str) -> str:
+    """The note for a run whose lane had a session that was refused."""
+    row = tx.execute(
+        "SELECT 1 FROM runs r JOIN lanes l ON l.lane = r.lane WHERE r.id = ? AND r.session = '' AND l.refused <> ''",
+        (run_id,),
+    ).fetchone()
+    return "" if row is None else AFRESH_NOTE
 
 
 @dataclass(frozen=True)

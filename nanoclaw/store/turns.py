@@ -20,7 +20,12 @@ def session(tx: Tx, lane: str) -> str:
 
 def set_session(tx: Tx, lane: str, value: str) -> None:
     """The next run of the lane resumes this session; "" starts afresh."""
-    tx.execute("UPDATE lanes SET session = ? WHERE lane = ?", (value, lane))
+    tx.execute("UPDATE lanes SET session = ?, refused = '' WHERE lane = ?", (value, lane))
+
+
+def refuse_session(tx: Tx, lane: str, value: str) -> None:
+    """The model's API does not take this session any more: the next run starts afresh, and is told so."""
+    tx.execute("UPDATE lanes SET session = '', refused = ? WHERE lane = ?", (value, lane))
 
 
 def parked(tx: Tx, lane: str) -> tuple[str, int, str]:
@@ -120,6 +125,14 @@ def end(tx: Tx, turn_id: str, state: TurnState, now: int, *, error: str = "", co
         (state, error, cost, now, turn_id),
     )
     messages.handle(tx, turn_id)
+
+
+def drop_waiting(tx: Tx, chat_id: int) -> None:
+    """What no run has begun for this chat is never begun."""
+    tx.execute(
+        "UPDATE turns SET state = ?, ended_at = created_at WHERE chat_id = ? AND state IN (?, ?)",
+        (TurnState.STOPPED, chat_id, TurnState.OPEN, TurnState.PARKED),
+    )
 
 
 def add_cost(tx: Tx, turn_id: str, cost: float) -> None:

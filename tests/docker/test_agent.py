@@ -287,6 +287,7 @@ async def test_the_model_gets_our_tools_and_no_others(start: Start) -> None:
         names = {tool["name"] for tool in body["tools"]}
         assert names == {
             *("Agent", "Bash", "Edit", "Glob", "Grep", "Read", "Skill", "TodoWrite", "WebFetch", "WebSearch", "Write"),
+            "mcp__nanoclaw__read_chat",
             "mcp__nanoclaw__send_message",
         }
         assert "run_in_background" not in str(body["tools"])

@@ -298,7 +298,7 @@ async def test_leftovers_are_found_and_removed(
     container = await sandbox.open(spec)
     later = DockerSandbox(install_id=install_id, environ=os.environ)
     stranger = DockerSandbox(install_id="test-stranger", environ=os.environ)
-    assert await later.found() == [Found(container, spec.run_id, spec.image, True)]
+    assert await later.found() == [Found(container, spec.run_id, spec.image, True, spec.lane)]
     assert await stranger.found() == []
     await later.close(container)
     assert await sandbox.found() == []
