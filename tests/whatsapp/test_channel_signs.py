@@ -67,8 +67,11 @@ def chat_state(kind: str) -> Callable[[Node], bool]:
     return lambda node: node.tag == "chatstate" and node.child(kind) is not None
 
 
-async def test_own_number_shows_that_it_works(link: Linker, whatsapp: FakeWhatsApp, ann: Person) -> None:
-    """A reaction on the newest message, a receipt for all, typing while the turn runs."""
+@pytest.mark.parametrize("over", [ENDED, Progress("t1", Show.LATER)])
+async def test_own_number_shows_that_it_works(
+    link: Linker, whatsapp: FakeWhatsApp, ann: Person, over: Progress
+) -> None:
+    """A reaction on the newest message, a receipt for all, typing while the turn runs and until it is put off."""
     rig = await link()
     rig.channel.show(CHAT, TAKEN)
     seen = (await whatsapp.next_reaction()).message.reactionMessage
@@ -77,7 +80,7 @@ async def test_own_number_shows_that_it_works(link: Linker, whatsapp: FakeWhatsA
     listed = receipt.child("list")
     assert [receipt.attrs["id"], *(i.attrs["id"] for i in (listed.children("item") if listed else []))] == ["A1", "A2"]
     await whatsapp.hear(chat_state("composing"))
-    rig.channel.show(CHAT, ENDED)
+    rig.channel.show(CHAT, over)
     await whatsapp.hear(chat_state("paused"))
 
 
