@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import short_folder
+from tests.fakes import ProcessSandbox, short_folder
 
 
 @pytest.fixture
@@ -13,3 +13,13 @@ def folder() -> Iterator[Path]:
     """A folder for a whole home: short enough for its sockets."""
     with short_folder() as path:
         yield path
+
+
+@pytest.fixture
+def sandbox(folder: Path) -> Iterator[ProcessSandbox]:
+    """For more than one life of a host."""
+    sandbox = ProcessSandbox(folder / "registry")
+    try:
+        yield sandbox
+    finally:
+        sandbox.kill_all()

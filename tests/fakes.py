@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanoclaw import app, control, store
+from nanoclaw import app, control, groups, store
 from nanoclaw.channels import Ears, Pace
 from nanoclaw.channels.control_sock import Handler, connect
 from nanoclaw.config import Config
@@ -394,6 +394,15 @@ def rows_of_one_group(path: Path, chat: str = "family") -> Iterator[tuple[Tx, Gr
         yield tx, add_group(tx, chat, TriggerMode.ALWAYS, {"Olga": Role.OWNER, "Al": Role.ALLOWED})
     finally:
         tx.close()
+
+
+@asynccontextmanager
+async def family(path: Path) -> AsyncIterator[tuple[Store, groups.Home, Group]]:
+    """A home with the group "family" and its store, without a host."""
+    home = groups.open_home(path / "h", path / "r")
+    groups.make_group(home, "family", os.getuid(), os.getgid())
+    async with app.opened(Store(home.db)) as held:
+        yield held, home, await held.write(add_group, "family", TriggerMode.ALWAYS, {})
 
 
 def said(text: str, sender: str = "Olga", *, chat: str = "family", wa_id: str = "", **more: Any) -> Incoming:

@@ -1,6 +1,5 @@
 """Conversations as files: what stands in them, when they are written, and what they lose again."""
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,13 +8,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from nanoclaw import app, groups
+from nanoclaw import groups
 from nanoclaw.models import Group, Incoming, Media, OutKind, TriggerMode
 from nanoclaw.ops.archive import MAX_DAY, Archive, render
 from nanoclaw.router import hear
 from nanoclaw.store import Store, Tx, archive, outgoing
 from nanoclaw.store.archive import Line
-from tests.fakes import add_group, eventually, hosting, said
+from tests.fakes import add_group, eventually, family, hosting, said
 
 NOON = 1_700_000_000_000  # Tue 2023-11-14 22:13:20 UTC
 HOUR = 3_600_000
@@ -63,10 +62,8 @@ def send(tx: Tx, text: str, kind: OutKind, now: int) -> None:
 
 @pytest.fixture
 async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
-    home = groups.open_home(tmp_path / "h", tmp_path / "r")
-    groups.make_group(home, "family", os.getuid(), os.getgid())
-    async with app.opened(Store(home.db)) as store:
-        yield Shelf(store, home, await store.write(add_group, "family", TriggerMode.ALWAYS, {}))
+    async with family(tmp_path) as (store, home, group):
+        yield Shelf(store, home, group)
 
 
 # --- what stands in it ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at what changes outside, and at its runs, twenty times a second."""
     monkeypatch.setattr(app, "_WATCH", 0.05)
     monkeypatch.setattr(runner, "HOST_EVERY", 0.05)
-
-
-@pytest.fixture
-def sandbox(folder: Path) -> Iterator[ProcessSandbox]:
-    """For more than one life of a host."""
-    sandbox = ProcessSandbox(folder / "registry")
-    try:
-        yield sandbox
-    finally:
-        sandbox.kill_all()
 
 
 def failing(fn: Callable[..., Any], error: Exception, at: int = 1) -> Callable[..., Any]:

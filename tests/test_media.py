@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from nanoclaw import app, groups
+from nanoclaw import groups
 from nanoclaw.errors import MediaRefused, NotConnected
 from nanoclaw.mailbox import Prompt
 from nanoclaw.media import MAX_DAY, MAX_FILE, Fetcher
 from nanoclaw.models import Group, Media, Message, MessageState, Role, TriggerMode, Verdict
 from nanoclaw.store import Store, Tx, chats, media, messages, runs
-from tests.fakes import add_group, hosting, said
+from tests.fakes import family, hosting, said
 from tests.story import busy, until_state
 
 JPEG = b"\xff\xd8\xff\xe0" + b"j" * 1500
@@ -92,10 +91,7 @@ def store_message(tx: Tx, group: Group, files: tuple[Media, ...], quoted: str, w
 
 @pytest.fixture
 async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
-    home = groups.open_home(tmp_path / "h", tmp_path / "r")
-    groups.make_group(home, "family", os.getuid(), os.getgid())
-    async with app.opened(Store(home.db)) as store:
-        group = await store.write(add_group, "family", TriggerMode.ALWAYS, {})
+    async with family(tmp_path) as (store, home, group):
         yield Shelf(store, home, group)
 
 

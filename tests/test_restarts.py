@@ -22,16 +22,6 @@ from tests.story import abandoned, busy, eventually_rows, forge, states, until_p
 ORPHANS = 20
 
 
-@pytest.fixture
-def sandbox(folder: Path) -> Iterator[ProcessSandbox]:
-    """For more than one life of a host."""
-    sandbox = ProcessSandbox(folder / "registry")
-    try:
-        yield sandbox
-    finally:
-        sandbox.kill_all()
-
-
 # --- a restart ---------------------------------------------------------------------------------
 
 

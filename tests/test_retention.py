@@ -11,13 +11,13 @@ import pytest
 from nanoclaw import app, commands, groups
 from nanoclaw.commands import Asked
 from nanoclaw.config import Config
-from nanoclaw.models import Group, Media, Role, RunRow, RunState, TriggerMode
+from nanoclaw.models import Group, Media, Role, RunRow, RunState
 from nanoclaw.ops import ballast, files
 from nanoclaw.ops.ballast import Ballast
 from nanoclaw.ops.retention import DAY_MS, Retention, forget_sessions
 from nanoclaw.router import hear
 from nanoclaw.store import Store, Tx, chats, messages, retention, runs, turns
-from tests.fakes import add_group, eventually, hosting, said
+from tests.fakes import eventually, family, hosting, said
 
 NOW = 1_700_000_000_000
 EVER = 10**15  # that a message may be late
@@ -57,10 +57,8 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    home = groups.open_home(tmp_path / "h", tmp_path / "r")
-    groups.make_group(home, "family", os.getuid(), os.getgid())
-    async with app.opened(Store(home.db)) as store:
-        yield House(store, home, await store.write(add_group, "family", TriggerMode.ALWAYS, {}))
+    async with family(tmp_path) as (store, home, group):
+        yield House(store, home, group)
 
 
 # --- rows ----------------------------------------------------------------------------------------
