@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from loguru import logger
 
 from nanoclaw.models import Usage
+from nanoclaw.schedule import midnight
 from nanoclaw.store import Store, ledger
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]  # begin an errand that the host owns
@@ -29,9 +29,9 @@ class DayMeter:
     async def open(self, run_id: str, group_id: int, cap: int = 0) -> None:
         """Before the run's first request: what its group has used today comes from the store."""
         if group_id not in self._used:
-            midnight = self._midnight()
-            tokens = await self._store.read(ledger.tokens_since, group_id, midnight)
-            self._used.setdefault(group_id, Counter({midnight: tokens}))
+            day = midnight(self._clock(), self._zone)
+            tokens = await self._store.read(ledger.tokens_since, group_id, day)
+            self._used.setdefault(group_id, Counter({day: tokens}))
         self._groups[run_id] = (group_id, cap)
 
     def close(self, run_id: str) -> None:
@@ -54,14 +54,10 @@ class DayMeter:
             logger.warning("Usage of a run that has ended was not counted")
             return
         group_id = self._groups[run_id][0]
-        self._used[group_id][self._midnight()] += usage.tokens
+        self._used[group_id][midnight(self._clock(), self._zone)] += usage.tokens
         self._spawn(self._store.write(ledger.add_usage, group_id, run_id, usage, self._clock()), "usage")
 
     def _today(self, group_id: int) -> int:
         """Tokens since midnight; those of a later day too: a clock that was set back forgives nothing."""
-        midnight = self._midnight()
-        return sum(tokens for day, tokens in self._used[group_id].items() if day >= midnight)
-
-    def _midnight(self) -> int:
-        now = datetime.fromtimestamp(self._clock() / 1000, self._zone)
-        return int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+        today = midnight(self._clock(), self._zone)
+        return sum(tokens for day, tokens in self._used[group_id].items() if day >= today)

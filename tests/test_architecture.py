@@ -50,7 +50,7 @@ LIBRARIES = {
 
 # Bare file calls, and whose files they touch. What an agent can write is touched by safefs alone.
 FILE_CALLS = {
-    "app": {"os.open"},  # the lock
+    "app/__init__": {"os.open"},  # the lock
     "cli/descriptors": {"os.open"},  # what the library prints
     "cli/setup": {"read_text", "os.open", "unlink", "rename"},  # settings and credential
     "channels/whatsapp/files": {"open"},  # an address of WhatsApp's media server

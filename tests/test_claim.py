@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import app
 from nanoclaw.channels.control_sock import connect
 from nanoclaw.errors import NanoClawError
 from nanoclaw.models import Account, Group, Incoming, Sender, Verdict
@@ -159,7 +158,7 @@ async def test_without_a_number_of_its_own_there_is_no_code(folder: Path) -> Non
 
 async def test_the_verb_makes_a_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight digits and until when they count; what it says is what counts."""
-    monkeypatch.setattr(app, "_whatsapp", lambda *_: ())
+    monkeypatch.setattr("nanoclaw.app.host._whatsapp", lambda *_: ())
     async with hosting(folder, whatsapp="own") as host, await connect(host.config.home / "control.sock") as client:
         answer = await client.call("claim")
         assert re.fullmatch(r"[0-9]{8}", str(answer["code"]))

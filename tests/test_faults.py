@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanoclaw import app, failpoints, groups, outbox
+from nanoclaw import failpoints, groups, outbox
 from nanoclaw.channels import Ears
 from nanoclaw.dispatcher import Dispatcher
 from nanoclaw.errors import Cause, SandboxError
@@ -25,7 +25,7 @@ from tests.story import abandoned, busy, eventually_rows, forge, states, until_p
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at what changes outside, and at its runs, twenty times a second."""
-    monkeypatch.setattr(app, "_WATCH", 0.05)
+    monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.05)
     monkeypatch.setattr(runner, "HOST_EVERY", 0.05)
 
 
@@ -90,7 +90,7 @@ async def test_an_interruption_that_nobody_asked_for(folder: Path) -> None:
 
 async def test_an_answer_at_the_last_moment_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a run had written when it was ended is taken whole: the turn is not told as failed, nor asked again."""
-    monkeypatch.setattr(app, "STOP_GRACE", 0.05)
+    monkeypatch.setattr("nanoclaw.app.host.STOP_GRACE", 0.05)
     async with hosting(folder) as host:
         await host.group("family")
         await busy(host, "family")
@@ -270,7 +270,7 @@ async def test_nothing_is_started_on_a_full_disk(folder: Path, quick: None, monk
             await look_again(full)
             assert host.sandbox.opened == []
             full.undo()
-            monkeypatch.setattr(app, "_WATCH", 0.05)
+            monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.05)
             await host.channel.until(2)
             assert "cannot work" in host.channel.texts[0]
             assert host.channel.texts[1:] == ["echo: hello"]
@@ -308,7 +308,7 @@ async def test_a_read_that_fails_in_the_watch(folder: Path, quick: None, monkeyp
 
 async def test_a_channel_that_breaks_is_started_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its run() raises."""
-    monkeypatch.setattr(app, "_CHANNEL_AGAIN", 0.01)
+    monkeypatch.setattr("nanoclaw.app.host._CHANNEL_AGAIN", 0.01)
     run = MemoryChannel.run
     lives = 0
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import app, dispatcher
+from nanoclaw import dispatcher
 from nanoclaw.models import Role
 from tests.fakes import Hosted, ProcessSandbox, living
 from tests.story import until_parked
@@ -16,8 +16,8 @@ async def parked(host: Hosted) -> list[str]:
 
 async def test_a_loop_waits_for_a_person(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither time, nor another lane's success, nor a restart ends it; the owner's word does, and all is answered."""
-    monkeypatch.setattr(app, "_WATCH", 0.05)
-    monkeypatch.setattr(app, "_REAP_EVERY", 1)
+    monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.05)
+    monkeypatch.setattr("nanoclaw.app.outside._REAP_EVERY", 1)
     monkeypatch.setattr(dispatcher, "PROBE_MS", 0)
     sandbox = ProcessSandbox(folder / "registry")
     try:

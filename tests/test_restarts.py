@@ -99,7 +99,7 @@ async def test_a_container_that_cannot_be_removed_holds_its_own_lane_alone(
         await close(container)
 
     monkeypatch.setattr(sandbox, "close", failing)
-    monkeypatch.setattr("nanoclaw.app._WATCH", 0.05)
+    monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.05)
     async with living(folder, sandbox) as host:
         await until_parked(host)
         await host.channel.say("other", "hello")

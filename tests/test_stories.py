@@ -26,7 +26,7 @@ from tests.story import abandoned, busy, eventually_rows, states, until_parked, 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at what changes outside twenty times a second."""
-    monkeypatch.setattr(app, "_WATCH", 0.05)
+    monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.05)
 
 
 # --- a message ---------------------------------------------------------------------------------
@@ -932,7 +932,7 @@ async def test_a_stop_takes_the_containers_and_the_turn_is_asked_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn that does not end in time is open at the next start, which is no fault of its own."""
-    monkeypatch.setattr(app, "STOP_GRACE", 0.1)
+    monkeypatch.setattr("nanoclaw.app.host.STOP_GRACE", 0.1)
     async with hosting(folder) as host:
         await host.group("family")
         go = await busy(host, "family", "hello")
@@ -947,7 +947,7 @@ async def test_a_stop_takes_the_containers_and_the_turn_is_asked_again(
 
 async def test_no_lane_starts_anything_during_a_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane that waits for a slot does not get the one that the stop has freed."""
-    monkeypatch.setattr(app, "STOP_GRACE", 0.1)
+    monkeypatch.setattr("nanoclaw.app.host.STOP_GRACE", 0.1)
     async with hosting(folder, max_runs=1) as host:
         await host.group("one")
         await host.group("two")

@@ -165,7 +165,7 @@ async def test_a_lost_engine_parks_and_goes_on_when_it_is_back(
     folder: Path, engine: DockerClient, agent_image: str, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine is gone when a message comes: it is kept, told once, and answered when the engine is back."""
-    monkeypatch.setattr(app, "_WATCH", 0.2)
+    monkeypatch.setattr("nanoclaw.app.outside.WATCH", 0.2)
     door = Door(folder / "engine.sock")
     await door.open()
     async with hosting(folder, engine, model, engine=f"unix://{door.path}") as living:
