@@ -15,6 +15,14 @@ class Role(StrEnum):
     GUEST = "guest"
 
 
+@dataclass(frozen=True)
+class By:
+    """Who asks for a verb: for the record, and because a widening of rights must have been typed by the owner."""
+
+    who: str  # "owner", "terminal", "agent of family": never a name that somebody chose
+    typed: bool = True  # by the owner, in chat or at the terminal
+
+
 class Authority(StrEnum):
     """What a turn may do: the lowest role among its senders, fixed when its row is made."""
 

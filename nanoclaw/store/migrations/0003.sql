@@ -1,0 +1,1 @@
+-- Groups, people, pending changes and the record of what was done.

@@ -1,0 +1,1 @@
+-- Memory: versions of CLAUDE.md, and the index over notes, conversations and messages.
