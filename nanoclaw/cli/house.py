@@ -44,6 +44,6 @@ async def hint(verb: str, args: dict[str, Any] | None = None) -> None:
     """Tell the living host, if there is one: the rows are the truth, so nothing is lost without it."""
     try:
         async with await connect(home_of(os.environ) / "control.sock") as client:
-            await client.call(verb, args or {})
+            await client.call(verb, **(args or {}))
     except NotRunning:
         return
