@@ -1,10 +1,12 @@
 """Settings: strict, named in their errors, the environment before the file; and the credential."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from nanoclaw.config import DEFAULT_MODEL, SECRETS_FILE, SETTINGS_FILE, load, read_credential
+from nanoclaw.config import DEFAULT_MODEL, SECRETS_FILE, SETTINGS_FILE, load, read_credential, reading
+from nanoclaw.config.reading import misspelt
 from nanoclaw.errors import ConfigError
 from nanoclaw.gateway import Credential, CredentialKind
 
@@ -29,11 +31,72 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     """A slip of the pen is not ignored."""
-    with pytest.raises(ConfigError, match=r"'max_run'.*known are.*max_runs"):
+    with pytest.raises(ConfigError, match=r"nanoclaw.toml, line 1: unknown setting 'max_run': do you mean max_runs\?"):
         load(written(tmp_path, "max_run = 3\n"))
 
 
+def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    """Unknown keys with the nearest known one, tables, values, and what the environment has wrong."""
+    text = '# mine\nzoen = "UTC"\nmax_runs = 0\n\nhome = "/x"\nkeep_media = true\n[groups]\na = 1\n'
+    path = tmp_path / SETTINGS_FILE
+    found = reading.faults(path, text, tmp_path, {"NANOCLAW_ZONE": "Mars"})
+    told = {fault.key: str(fault) for fault in found}
+    assert told["zoen"] == f"{path}, line 2: unknown setting 'zoen': do you mean zone?"
+    assert told["max_runs"].startswith(f"{path}, line 3: max_runs: it should be greater")
+    assert told["home"] == f"{path}, line 5: the home is said by NANOCLAW_HOME alone"
+    assert told["keep_media"].startswith(f"{path}, line 6: ")
+    assert told["groups"].startswith(f"{path}, line 7: unknown setting 'groups': known are agent_uid")
+    assert told["zone"].startswith("NANOCLAW_ZONE in the environment: 'Mars' is no time zone")
+    assert len(told) == len(found) == 6
+    with pytest.raises(ConfigError, match=r"\(and 4 more: nanoclaw config check\)$"):
+        load(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b'name = "A"\n name', "line 2"),
+        (b'name = "A"\nname = "B"\n', "line 2"),
+        (b'name = "A\n', "line 1"),
+        (b'zone = "UTC"\nname = "\xff"\n', "line 2: this is not UTF-8"),
+        (b"\xff\xfen\x00a\x00", "not UTF-8"),
+        (b"\x00\x01\x02", "line 1"),
+        (b"# " + b"x" * (1 << 20), "larger than 1 MiB"),
+    ],
+)
+def test_what_is_no_toml_is_named_by_its_line(tmp_path: Path, data: bytes, named: str) -> None:
+    """Also binary files and those of another program."""
+    (tmp_path / SETTINGS_FILE).write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"nanoclaw\.toml.*{named}"):
+        load({"NANOCLAW_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("data", [b'\xef\xbb\xbfname = "Bea"\r\nmax_runs = 3\r\n', b'name = "Bea"\nmax_runs = 3'])
+def test_files_of_other_systems_are_read(tmp_path: Path, data: bytes) -> None:
+    """A mark at the beginning, the line ends of Windows, no end of the last line."""
+    (tmp_path / SETTINGS_FILE).write_bytes(data)
+    config = load({"NANOCLAW_HOME": str(tmp_path)})
+    assert (config.name, config.max_runs) == ("Bea", 3)
+
+
+def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
+    """A pipe in its place would never end, a folder cannot be read."""
+    os.mkfifo(tmp_path / SETTINGS_FILE)
+    with pytest.raises(ConfigError, match="no regular file"):
+        load({"NANOCLAW_HOME": str(tmp_path)})
+    (tmp_path / SETTINGS_FILE).unlink()
+    (tmp_path / SETTINGS_FILE).mkdir()
+    with pytest.raises(ConfigError, match=r"no regular file|directory"):
+        load({"NANOCLAW_HOME": str(tmp_path)})
+
+
 BAD = [
+    ("max_runs = true", "max_runs"),
+    ("late_after = inf", "late_after"),
+    ("idle_timeout = nan", "idle_timeout"),
+    ("keep_messages = 99999999999", "keep_messages"),
+    ('name = "A\\nB"', "one line"),
+    ('name = " A"', "one line"),
     ("max_runs = 0", "max_runs"),
     ("max_runs = 101", "max_runs"),
     ('max_runs = "many"', "max_runs"),
@@ -107,3 +170,23 @@ def test_the_credential(tmp_path: Path, environ: dict[str, str], text: str, foun
 def test_a_credential_is_never_printed() -> None:
     """Not even by a slip of a log line."""
     assert "hush" not in repr(Credential(CredentialKind.API_KEY, "hush"))
+
+
+@pytest.mark.parametrize("text", ["max_runs = " + "9" * 5000, "a = " + "[" * 5000, "a = " + "{b=" * 3000])
+def test_what_no_parser_can_take_is_a_fault_like_another(tmp_path: Path, text: str) -> None:
+    """It is named, and nothing else breaks."""
+    (tmp_path / "nanoclaw.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"nanoclaw\.toml"):
+        load({"NANOCLAW_HOME": str(tmp_path)})
+
+
+def test_an_empty_variable_says_nothing(tmp_path: Path) -> None:
+    """As a compose file leaves it that names one without a value."""
+    (tmp_path / "nanoclaw.toml").write_text('zone = "Asia/Tokyo"')
+    assert load({"NANOCLAW_HOME": str(tmp_path), "NANOCLAW_ZONE": ""}).zone == "Asia/Tokyo"
+
+
+def test_a_misspelt_variable_is_named() -> None:
+    """Only what is nearly a setting: others may be somebody else's."""
+    (fault,) = misspelt({"NANOCLAW_BUDGET_MONHT": "5", "NANOCLAW_ZONE": "UTC", "NANOCLAW_HOME": "/x", "NANOCLAW_X": ""})
+    assert str(fault) == "NANOCLAW_BUDGET_MONHT in the environment: no such setting: do you mean NANOCLAW_BUDGET_MONTH?"

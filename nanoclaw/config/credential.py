@@ -1,0 +1,26 @@
+"""The key or token: read anew whenever it is asked for, so that a new one counts without a restart."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nanoclaw.gateway import Credential, CredentialKind
+
+SECRETS_FILE = ".env"
+VARIABLES = {CredentialKind.API_KEY: "ANTHROPIC_API_KEY", CredentialKind.OAUTH: "CLAUDE_CODE_OAUTH_TOKEN"}
+
+
+def read_credential(home: Path, environ: Mapping[str, str]) -> Credential | None:
+    """Of the environment, else of home/.env; an API key wins over a token."""
+    stored: dict[str, str] = {}
+    try:
+        for line in (home / SECRETS_FILE).read_text("utf-8", "replace").splitlines():
+            key, eq, value = line.partition("=")
+            if eq:
+                stored[key.strip()] = value.strip().strip("\"'")
+    except OSError:
+        stored = {}
+    for source in (environ, stored):
+        for kind, key in VARIABLES.items():
+            if secret := source.get(key, "").strip():
+                return Credential(kind, secret)
+    return None
