@@ -13,6 +13,7 @@ class Bind:
     source: Path
     target: str
     read_write: bool = False
+    inode: tuple[int, int] | None = None  # device and inode that it was judged with: another one there is no start
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.sandbox import Death, Exit, Found, Spec
 from nanoclaw.sandbox.engine import address_of, connect, explained, knock
+from nanoclaw.sandbox.hostpaths import HostPaths, discover, moved, unseen
 from nanoclaw.sandbox.spec import LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body, engine_of, violations
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class DockerSandbox:
         self._connecting = threading.Lock()
         self._client: DockerClient | None = None
         self._engine: Engine | None = None
+        self._paths: HostPaths | None = None
         self._imaging: asyncio.Task[str] | None = None
         self._deaths = _Deaths(partial(self._call, _events, install_id), self._pool)
 
@@ -125,7 +127,7 @@ class DockerSandbox:
     def _forget(self) -> None:
         """What comes back may be another engine, with other limits."""
         with self._connecting:
-            client, self._client, self._engine = self._client, None, None
+            client, self._client, self._engine, self._paths = self._client, None, None, None
         if client is not None:
             client.close()
 
@@ -153,18 +155,35 @@ class DockerSandbox:
 
     def _open(self, client: "DockerClient", spec: Spec) -> str:
         engine = self._engine or self._probe(client)
-        body = create_body(spec, install_id=self._install)
-        made = client.api.create_container_from_config(body, f"nanoclaw-{spec.run_id}")  # type: ignore[no-untyped-call]
-        container: str = made["Id"]
+        self._paths = self._paths or discover(client)
+        asked = self._paths.spec(spec)
+        container = _create(client, create_body(asked, install_id=self._install), spec, asked)
         try:
-            if wrong := violations(client.api.inspect_container(container), spec, engine):
+            if wrong := violations(client.api.inspect_container(container), asked, engine):
                 raise SandboxError(f"the container would not be safe: {'; '.join(wrong)}")
+            _check_moved(spec)
             client.api.start(container)
+            _check_moved(spec)  # the engine looks for the folders while it starts
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong first is what counts
                 _remove(client, container)
             raise
         return container
+
+
+def _create(client: "DockerClient", body: dict[str, Any], spec: Spec, asked: Spec) -> str:
+    from docker.errors import APIError
+
+    try:
+        made = client.api.create_container_from_config(body, f"nanoclaw-{spec.run_id}")  # type: ignore[no-untyped-call]
+    except APIError as e:
+        raise unseen(str(e.explanation or e), spec, asked) or e from None
+    return str(made["Id"])
+
+
+def _check_moved(spec: Spec) -> None:
+    if gone := moved(spec):
+        raise SandboxError(f"another folder was put in the place of {gone[0]} while the container started")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, progress: Callable[[str], None], line: str) -> None:

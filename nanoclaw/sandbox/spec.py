@@ -99,7 +99,9 @@ def _ulimit(name: str, value: int) -> dict[str, Any]:
 
 
 def _mount(source: str, target: str, read_write: bool) -> dict[str, Any]:
-    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": not read_write}
+    # What is mounted below a source stays out: most engines would pass it on writable, also where this is read-only.
+    own = {"Type": "bind", "Source": source, "Target": target, "ReadOnly": not read_write}
+    return {**own, "BindOptions": {"NonRecursive": True}}
 
 
 def _tmpfs(spec: Spec) -> dict[str, str]:

@@ -3,11 +3,12 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nanoclaw.sandbox import Spec
+from nanoclaw.sandbox import Bind, Spec
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from tests.agent_harness import Agent, agent_of, source
 from tests.model_server import Text, ToolUse
@@ -117,6 +118,16 @@ async def work(agent: Agent) -> None:
     assert await agent.ask("work", "go on") == "done"
 
 
+def plant(folder: Path, *names: str) -> None:
+    """Lay all of it there, or these files."""
+    for name in names or FOLDER:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(FOLDER[name])
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777)
+
+
 def traces(folder: Path) -> list[str]:
     """What ran, beside the shell itself, which shows that a trace would be seen."""
     found = {path.name for path in folder.glob("RAN-*")}
@@ -132,14 +143,10 @@ def heard(agent: Agent) -> str:
 async def test_nothing_in_the_group_s_folder_runs(start: Callable[..., Agent], make_spec: Callable[..., Spec]) -> None:
     """Settings, hooks, helpers, MCP files, environments, git, Bun's and Python's own: all are just files."""
     folder = source(make_spec(), GROUP)
-    for name, text in FOLDER.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    plant(folder)
     (folder / "CLAUDE.md").unlink()
     (folder / "CLAUDE.md").write_text(f"The cat is Minka. @other.md @{GROUP}/other.md")
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o777)
+    (folder / "CLAUDE.md").chmod(0o777)
     async with start() as agent:
         await work(agent)
         assert traces(folder) == []
@@ -149,10 +156,39 @@ async def test_nothing_in_the_group_s_folder_runs(start: Callable[..., Agent], m
         assert "mcp__planted" not in heard(agent)
 
 
+async def test_nothing_in_a_granted_folder_runs(
+    sandbox: DockerSandbox, make_spec: Callable[..., Spec], tmp_path: Path
+) -> None:
+    """The same in a folder of the owner's machine: an agent of another group may have written there."""
+    docs = tmp_path / "docs"
+    plant(docs)
+    (docs / "CLAUDE.md").write_text("planted-words of a granted folder")
+    spec = make_spec()
+    plant(source(spec, GROUP), "sub/file")
+    at = "/workspace/extra/docs"
+    spec = replace(spec, binds=(*spec.binds, Bind(docs, at, read_write=True)))
+    async with agent_of(sandbox, spec) as agent:
+        agent.model.script(
+            (
+                ToolUse("Bash", {"command": f"cd {at}; ls; {ran('shell')}"}),
+                ToolUse("Read", {"file_path": f"{at}/sub/file"}),
+                ToolUse("Write", {"file_path": f"{at}/new", "content": "x"}),
+            ),
+            Text("done"),
+        )
+        assert await agent.ask("one", "look there") == "done"
+        assert (docs / "new").read_text() == "x"
+        await work(agent)
+        assert "planted-words" not in heard(agent)
+        assert "PLANTED" not in heard(agent)
+        assert "mcp__planted" not in heard(agent)
+    assert traces(source(spec, GROUP)) == []
+
+
 async def test_nothing_in_home_is_there_again(start: Callable[..., Agent], make_spec: Callable[..., Spec]) -> None:
     """The agent itself writes it, as a bad one would; the next run resumes the session and finds none of it."""
     folder = source(make_spec(), GROUP)
-    plant = "\n".join(
+    script = "\n".join(
         f"mkdir -p {shlex.quote(str(Path(path).parent))}; printf %s {shlex.quote(text)} > {path}; chmod 755 {path}"
         for path, text in HOMES.items()
     )
@@ -160,7 +196,7 @@ async def test_nothing_in_home_is_there_again(start: Callable[..., Agent], make_
         agent.model.script(
             ToolUse("Bash", {"command": "sh plant.sh; mkdir -p sub; echo x > sub/file; ls -A ~"}), Text("ok")
         )
-        (folder / "plant.sh").write_text(plant)
+        (folder / "plant.sh").write_text(script)
         (folder / "plant.sh").chmod(0o644)
         await agent.ask("plant", "begin")
         assert ".bash_profile" in agent.model.requests[-1].tool_results[0]
