@@ -16,12 +16,13 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from nanoclaw.errors import GatewayError
-from nanoclaw.gateway import Credential, CredentialKind, Gateway
+from nanoclaw.errors import GatewayError, Refused
+from nanoclaw.gateway import Ask, Credential, CredentialKind, Gateway
 from nanoclaw.gateway import model as gateway_model
 from nanoclaw.gateway.model import MAX_BODY, MAX_CONNECTIONS, ModelGateway
 from nanoclaw.gateway.usage import UsageTap
 from nanoclaw.models import Usage
+from tests.fakes import LIMIT
 from tests.model_server import Cut, ModelServer, Slow, Status, Text
 
 CLI = json.loads(Path(__file__).with_name("cli_requests.json").read_text("utf-8"))
@@ -35,15 +36,30 @@ class Count:
     """A Meter that the test reads."""
 
     no: str = ""
+    poor: str = ""  # for what a request would cost
+    held: list[tuple[str, Ask]] = field(default_factory=list)
+    settled: list[int] = field(default_factory=list)
+    most: int = 1 << 40  # tokens of an answer that it affords
     uses: list[tuple[str, Usage]] = field(default_factory=list)
     came: asyncio.Event = field(default_factory=asyncio.Event)
 
     def refusal(self, run_id: str) -> str:
         return self.no
 
-    def record(self, run_id: str, usage: Usage) -> None:
-        self.uses.append((run_id, usage))
-        self.came.set()
+    def affords(self, run_id: str, ask: Ask) -> int:
+        if self.poor:
+            raise Refused(self.poor)
+        return min(ask.output, self.most)
+
+    def reserve(self, run_id: str, ask: Ask) -> int:
+        self.held.append((run_id, ask))
+        return len(self.held) - 1
+
+    def settle(self, held: int, usage: Usage | None) -> None:
+        self.settled.append(held)
+        if usage is not None:
+            self.uses.append((self.held[held][0], usage))
+            self.came.set()
 
 
 @dataclass
@@ -71,7 +87,7 @@ class Way:
 async def way(tmp_path: Path) -> AsyncIterator[Way]:
     meter = Count()
     async with ModelServer(keys={"real"}) as model:
-        it = Way(ModelGateway(model.url, lambda: it.credential, meter), model, meter, tmp_path)
+        it = Way(ModelGateway(lambda: model.url, lambda: it.credential, meter), model, meter, tmp_path)
         await it.gateway.open("r", tmp_path, search=False)
         yield it
         await it.gateway.aclose()
@@ -118,7 +134,7 @@ async def test_requests_of_the_pinned_cli_pass(tmp_path: Path, case: dict[str, A
     """What Claude Code sends arrives as it was, in both methods that are allowed."""
     meter = Count()
     async with ModelServer() as model:
-        way = Way(ModelGateway(model.url, lambda: KEY, meter), model, meter, tmp_path)
+        way = Way(ModelGateway(lambda: model.url, lambda: KEY, meter), model, meter, tmp_path)
         await way.gateway.open("r", tmp_path, search=True)
         status, _ = await way.ask(case["body"], case["path"] + "?beta=true", **{"anthropic-beta": case["betas"]})
         await way.gateway.aclose()
@@ -238,7 +254,7 @@ async def test_a_refused_key_is_403_for_the_agent(way: Way) -> None:
 
 async def test_unreachable_api_is_529(way: Way, tmp_path: Path) -> None:
     """The CLI tries again later, and nothing is counted."""
-    gateway = ModelGateway("http://127.0.0.1:9", lambda: KEY, way.meter)
+    gateway = ModelGateway(lambda: "http://127.0.0.1:9", lambda: KEY, way.meter)
     way.folder = tmp_path / "x"
     way.folder.mkdir()
     await gateway.open("r", way.folder, search=False)
@@ -316,15 +332,55 @@ async def test_folder_that_cannot_hold_a_socket(way: Way, tmp_path: Path) -> Non
 
 
 async def test_one_run_cannot_ask_without_end(way: Way) -> None:
-    """Beyond a number of requests at once the run is told to wait."""
+    """Four answers at once, the others wait for their turn; beyond a number of those the run is told to wait."""
     gate = asyncio.Event()
     way.model.answer(lambda _: (Slow(gate), Text("late")))
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(way.ask()) for _ in range(32)]
-        await way.model.seen(32)
-        assert (await way.ask())[0] == 429
+        await way.model.seen(4)
+        while await _status(way) != 429:  # until all of them have arrived
+            await asyncio.sleep(0)
+        assert len(way.model.requests) == len(way.meter.held) == 4
         gate.set()
     assert {t.result()[0] for t in asking} == {200}
+    assert sorted(way.meter.settled) == list(range(32))
+
+
+async def test_a_run_asks_at_most_sixty_times_a_minute(way: Way) -> None:
+    """Then it is told when to come back; counting tokens is free."""
+    assert {(await way.ask())[0] for _ in range(60)} == {200}
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        assert answer.status == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+    assert (await way.ask(path="/v1/messages/count_tokens"))[0] == 200
+    assert len(way.meter.held) == 60
+
+
+async def test_what_a_request_may_cost_is_held_before_it_goes_out(way: Way) -> None:
+    """And given back when it cost nothing; one that would cost too much is 403 and stays here."""
+    way.model.script(Status(500), Text("ok"))
+    assert [(await way.ask())[0] for _ in range(2)] == [500, 200]
+    assert (way.meter.held[0][1].input, way.meter.held[0][1].output) == (
+        len(json.dumps(ASK, separators=(",", ":"))) // 4,
+        9,
+    )
+    assert (way.meter.settled, len(way.meter.uses)) == ([0, 1], 1)
+    way.meter.poor = "the limit of one turn, $1.00, is used up"
+    status, text = await way.ask()
+    assert (status, json.loads(text)["error"]["message"]) == (403, way.meter.poor)
+    assert len(way.model.requests) == 2
+
+
+async def test_an_agent_that_runs_in_a_circle_is_stopped(way: Way) -> None:
+    """The same call twenty times in a row ends the turn; its name is in the message, fit for a log."""
+    call = {"type": "tool_use", "id": "t", "name": "Bash\n", "input": {"command": "true"}}
+    done = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "ok"}]}
+    rounds = [{"role": "assistant", "content": [call]}, done]
+    for count, expected in ((19, 200), (20, 403)):
+        status, text = await way.ask(ASK | {"messages": [*ASK["messages"], *rounds * count]})
+        assert status == expected
+    assert "Stopped by the gateway: Bash? was called 20 times" in text
+    assert len(way.model.requests) == 1
 
 
 async def test_one_run_cannot_hold_the_hosts_connections(way: Way, tmp_path: Path) -> None:
@@ -341,7 +397,7 @@ async def test_one_run_cannot_hold_the_hosts_connections(way: Way, tmp_path: Pat
     assert not any(reader.at_eof() for reader, _ in held)
     for _, writer in held:
         writer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT):
         while await _status(way) != 200:  # they are forgotten one by one
             await asyncio.sleep(0)
 
@@ -363,7 +419,7 @@ async def test_connection_that_asks_nothing_is_closed(
     await way.gateway.open("s", way.folder, search=False)
     gate = asyncio.Event()
     way.model.script((Slow(gate), Text("late")))
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(way.ask())
         await way.model.seen(1)
         reader, writer = await asyncio.open_unix_connection(way.folder / "model.sock")
@@ -381,10 +437,10 @@ def test_usage_is_the_same_however_the_bytes_are_cut() -> None:
     ]
     data = b"".join(f"event: x\ndata: {json.dumps(line)}\n\n".encode() for line in lines)
     for size in (1, 7, len(data)):
-        tap = UsageTap(0, sse=True)
+        tap = UsageTap(Ask("", 0, 0), sse=True)
         for i in range(0, len(data), size):
             tap.feed(data[i : i + size])
-        assert tap.usage() == Usage("m", input=3, output=9, cache_read=5)
+        assert tap.usage(60) == Usage("m", input=3, output=9, cache_read=5)
 
 
 async def _until(answer: aiohttp.ClientResponse, word: bytes) -> bytes:
@@ -392,3 +448,64 @@ async def _until(answer: aiohttp.ClientResponse, word: bytes) -> bytes:
     while word not in got:
         got += await answer.content.readany()
     return got
+
+
+async def test_an_answer_is_cut_to_what_is_left(way: Way) -> None:
+    """The API is asked for no more than the limits afford; everything else stays."""
+    way.meter.most = 1234
+    assert (await way.ask(ASK | {"max_tokens": 128_000}))[0] == 200
+    assert way.model.requests[0].body == ASK | {"max_tokens": 1234}
+    assert way.meter.held[0][1].output == 1234
+
+
+async def test_an_answer_that_is_not_streamed_is_paid_when_it_is_broken_off(way: Way) -> None:
+    """By the time that the model had for it."""
+    way.model.script((Slow(asyncio.Event()), Text("never")))
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(way.ask(ASK | {"stream": False, "max_tokens": 64_000}))
+        await way.model.seen(1)
+        await asyncio.sleep(0.1)
+        asking.cancel()
+    await way.meter.came.wait()
+    assert way.meter.uses[0][1].output >= 10
+
+
+async def test_an_api_that_says_nothing_is_paid(way: Way) -> None:
+    """What was sent was worked at, whoever gave up waiting; what never arrived costs nothing."""
+    way.gateway._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_read=0.3))
+    way.model.script((Slow(asyncio.Event()), Text("never")))
+    assert (await way.ask(ASK | {"stream": False}))[0] == 529
+    assert way.meter.uses[0][1].output > 0
+
+
+async def test_an_answer_that_cannot_be_read_gives_back_what_was_held(way: Way) -> None:
+    """However deep it is."""
+    deep = "[" * 5000 + "]" * 5000
+    tap = UsageTap(Ask("m", 5, 9), sse=False)
+    tap.feed(f'{{"content": {deep}, "usage": {{"output_tokens": 5}}}}'.encode())
+    assert tap.usage(60) == Usage("m", input=5, output=9)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/messages", ASK | {"container": "c"}), ("/v1/messages/count_tokens", ASK)]
+)
+async def test_what_costs_no_tokens_is_limited_too(
+    way: Way, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    """Reading a request holds up the host: one that is refused as well as one that only counts, the large ones more."""
+    monkeypatch.setattr(gateway_model, "_LARGE", 1 << 10)
+    expected = 403 if "container" in body else 200
+    large = ASK | {"messages": [{"role": "user", "content": "x" * (5 << 10)}], "zz": 1}
+    assert [(await way.ask(body, path))[0] for _ in range(gateway_model.MAX_FREE - 12)] == [expected] * 48
+    assert [(await way.ask(large, path))[0] for _ in range(3)] == [403, 403, 429]
+    assert (await way.ask())[0] == 429
+
+
+async def test_limits_of_the_whole_account_stay_here(way: Way) -> None:
+    """They tell of all chats; the agent needs them only when it has to wait."""
+    seen = []
+    for status in (200, 429):
+        way.model.script(Text("ok") if status == 200 else Status(429, retry_after=7))
+        async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+            seen.append((answer.status, [h for h in answer.headers if h.lower().startswith("anthropic-ratelimit-")]))
+    assert seen[0] == (200, [])

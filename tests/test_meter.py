@@ -9,6 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from nanoclaw.app import opened
+from nanoclaw.config import Config, Current
+from nanoclaw.errors import Refused
+from nanoclaw.gateway import Ask
 from nanoclaw.meter import DayMeter
 from nanoclaw.models import Usage
 from nanoclaw.store import Store, ledger
@@ -27,7 +30,8 @@ class Desk:
         self.writes: list[asyncio.Future[None]] = []
 
     def meter(self, cap: int = 100) -> DayMeter:
-        return DayMeter(self.store, cap=cap, zone=BERLIN, clock=lambda: self.now, spawn=self._spawn)
+        settings = Config(home=Path("/"), tokens_per_day=cap, zone=BERLIN.key)
+        return DayMeter(self.store, Current(settings), lambda: self.now, self._spawn)
 
     def _spawn(self, job: object, name: str) -> None:
         self.writes.append(asyncio.ensure_future(job))  # type: ignore[arg-type]
@@ -115,10 +119,10 @@ async def test_a_restart_forgets_nothing(desk: Desk) -> None:
 
 
 async def test_a_run_that_has_ended_may_not_ask(desk: Desk) -> None:
-    """Nor does it count."""
+    """Its sockets are closed; this is the second lock."""
     meter = desk.meter()
     await meter.open("r1", MAIN)
     meter.close("r1")
-    meter.record("r1", Usage("m", output=1000))
     assert meter.refusal("r1") == "this run has ended"
-    assert desk.writes == []
+    with pytest.raises(Refused, match="has ended"):
+        meter.reserve("r1", Ask("m", 1, 1))

@@ -147,3 +147,21 @@ def test_any_json_is_rebuilt_or_refused(value: object) -> None:
     for body in (value, ask(messages=value), say(value), ask(tools=value)):
         with suppress(Refused):
             assert isinstance(rebuild(json.dumps(body).encode(), search=True), bytes)
+
+
+@pytest.mark.parametrize("count", [0, -1, -(10**12), 1.5, True, "9", None])
+def test_an_answer_has_at_least_one_token(count: object) -> None:
+    """Less than nothing would be given back to the budget."""
+    with pytest.raises(Refused, match="max_tokens"):
+        rebuild(json.dumps({"model": "m", "messages": [], "max_tokens": count}).encode(), search=False)
+
+
+def test_search_is_the_one_that_the_cli_knows() -> None:
+    """Another version of it may run code at the provider."""
+    for kind, may in (("web_search_20250305", True), ("web_search_20260209", False)):
+        body = {"model": "m", "messages": [], "max_tokens": 9, "tools": [{"type": kind, "name": "web_search"}]}
+        if may:
+            rebuild(json.dumps(body).encode(), search=True)
+        else:
+            with pytest.raises(Refused, match="tools"):
+                rebuild(json.dumps(body).encode(), search=True)

@@ -1,4 +1,4 @@
-"""Turns the gateway's unix socket into a port on 127.0.0.1, which is all that the CLI can be told of."""
+"""Turns the gateway's unix sockets into ports on 127.0.0.1, which is all that programs can be told of."""
 
 import asyncio
 import contextlib

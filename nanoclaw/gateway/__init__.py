@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from nanoclaw.gateway.hosts import MAX_PATTERNS, check_pattern
 from nanoclaw.models import Usage
 
 
@@ -26,24 +27,101 @@ class Credential:
         return f"Credential({self.kind}, ...)"
 
 
+class Level(StrEnum):
+    """How far a group reaches out of its sandbox."""
+
+    NONE = "none"  # nowhere, whatever its list says
+    ALLOWLIST = "allowlist"  # the hosts of its list
+    PUBLIC = "public"  # those, and every other host by https
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where one run may connect to at this moment."""
+
+    group: str  # its folder, for the log
+    level: Level
+    hosts: tuple[str, ...] = ()  # patterns in their kept form
+    bytes_left: int = 0  # of its group's day, both ways
+
+
+class Border(Protocol):
+    """What the way out asks of the house, and tells it."""
+
+    async def reach(self, run_id: str) -> Reach:
+        """As it is now: asked for each connection, and again while one is open."""
+
+    def refused(self, run_id: str, host: str, port: int) -> None:
+        """A host was wanted that the owner could allow. Never raises, never blocks, as the next one."""
+
+    def carried(self, run_id: str, count: int) -> None:
+        """So many bytes went in and out."""
+
+
+BYTES_PER_TOKEN = 4  # of a request's text
+PIECE = 16 << 10  # bytes of a request's text between two marks
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request may use, before anybody knows."""
+
+    model: str
+    input: int  # tokens, guessed by its length
+    output: int  # tokens that it allows itself
+    least: int = 1  # tokens of output below which it is not worth asking
+    marks: tuple[bytes, ...] = ()  # of its text's pieces, each with all before it: equal ones begin equally
+    unmarked: int = 0  # bytes behind the last mark
+    hour: bool = False  # it asks the provider to keep the prompt for an hour, which is dearer
+
+    def begins_with(self, marks: tuple[bytes, ...]) -> int:
+        """The tokens that it has in common with the request of these marks."""
+        same = sum(1 for one, other in zip(self.marks, marks, strict=False) if one == other)
+        new = ((len(self.marks) - same) * PIECE + self.unmarked) // BYTES_PER_TOKEN
+        return max(0, self.input - new) if same else 0
+
+
 class Meter(Protocol):
-    """What a run may still use, and what it used."""
+    """What a run may still use, and what it used. Nothing here blocks."""
 
     def refusal(self, run_id: str) -> str:
         """Why this run may not ask now, in one sentence for people; "" when it may."""
 
-    def record(self, run_id: str, usage: Usage) -> None:
-        """Count one finished (or broken off) request. Never raises, never blocks."""
+    def affords(self, run_id: str, ask: Ask) -> int:
+        """The tokens of output that the limits leave it, at most what it asks for. Raises Refused."""
+
+    def reserve(self, run_id: str, ask: Ask) -> int:
+        """Hold what the request may cost, so that those beside it do not spend it too; a number for `settle`.
+
+        Raises Refused with a sentence for people.
+        """
+
+    def settle(self, held: int, usage: Usage | None) -> None:
+        """Give back what was held and count what was used (also of an answer that broke off); None for nothing."""
 
 
 class Gateway(Protocol):
     """One folder of sockets per run: the folder is the run's identity."""
 
     async def open(self, run_id: str, folder: Path, *, search: bool) -> None:
-        """Listen on `folder`/model.sock for this run; `search` allows server-side web search.
+        """Listen in `folder` for this run: for the model and for the hosts that its group may reach.
 
-        Raises GatewayError.
+        `search` allows server-side web search. Raises GatewayError.
         """
 
     async def close(self, run_id: str) -> None:
         """Stop listening and break off what is in flight."""
+
+
+__all__ = [
+    "MAX_PATTERNS",
+    "Ask",
+    "Border",
+    "Credential",
+    "CredentialKind",
+    "Gateway",
+    "Level",
+    "Meter",
+    "Reach",
+    "check_pattern",
+]

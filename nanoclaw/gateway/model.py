@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import math
 import re
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,12 +18,15 @@ from loguru import logger
 
 from nanoclaw.errors import GatewayError, Refused
 from nanoclaw.gateway import Credential, CredentialKind, Meter
-from nanoclaw.gateway.request import betas, rebuild
+from nanoclaw.gateway.asked import MAX_REPEATS, Asked, look
+from nanoclaw.gateway.request import betas, limited, parsed, word
 from nanoclaw.gateway.usage import UsageTap
 
 SOCKET = "model.sock"
 MAX_BODY = 32 << 20  # the API's own limit
 MAX_BUSY = 32  # requests of one run at once: a turn, its subagents, and the CLI's bursts of count_tokens (13 seen)
+MAX_TALKS = 4  # answers of the model to one run at once; what is over waits
+MAX_A_MINUTE = 60  # of one run
 MAX_CONNECTIONS = 64  # of one run at once: an agent has more file descriptors than the host
 _IDLE = 60.0  # seconds after which a connection that asks nothing is closed
 _LARGE = 1 << 20  # bytes from which only _MAX_LARGE bodies of one run are held at once
@@ -31,7 +36,11 @@ _MAX_PATH = 107  # bytes of a unix socket's path
 _MESSAGES = "/v1/messages"
 _PATHS = frozenset({_MESSAGES, "/v1/messages/count_tokens"})
 _BACK = frozenset({"content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"})
-_BACK_PREFIX = "anthropic-ratelimit-"
+_BACK_PREFIX = (
+    "anthropic-ratelimit-"  # at 429 alone, when the CLI says by them how long to wait: they tell of all chats
+)
+MAX_FREE = 60  # MiB begun of requests in a minute that cost no tokens, counted or refused: reading them holds the host
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)  # nobody was asked
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -45,13 +54,14 @@ _TYPES = {
 class _Denied(Exception):
     """Answered here. At 403 the CLI stops; at 401, 429 and 529 it tries again."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: float = 1) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
     def response(self) -> web.Response:
         error = {"type": _TYPES[self.status], "message": str(self)}
-        headers = {"retry-after": "1"} if self.status == 429 else {}
+        headers = {"retry-after": str(math.ceil(self.retry_after))} if self.status == 429 else {}
         return web.json_response({"type": "error", "error": error}, status=self.status, headers=headers)
 
 
@@ -64,8 +74,20 @@ class _Run:
     socket: Path
     busy: int = 0
     large: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, _MAX_LARGE))
+    talks: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, MAX_TALKS))
+    times: deque[float] = field(default_factory=partial(deque, maxlen=MAX_A_MINUTE))  # of the last answers' begin
+    free: deque[float] = field(default_factory=partial(deque, maxlen=MAX_FREE))  # of what cost nothing
     runner: web.AppRunner = field(init=False)
     server: asyncio.Server | None = None
+
+
+@dataclass
+class _Bill:
+    """What is known of one request's cost."""
+
+    tap: UsageTap
+    begin: float
+    counts: bool = True
 
 
 class _Guest(asyncio.Protocol):
@@ -85,12 +107,13 @@ class _Guest(asyncio.Protocol):
 
 
 class ModelGateway:
-    """The Gateway of the real host. `credential` is asked at each request, so a new key counts at once."""
+    """The Gateway of the real host. Upstream and credential are asked at each request, so new ones count at once."""
 
-    def __init__(self, upstream: str, credential: Callable[[], Credential | None], meter: Meter) -> None:
-        self._upstream, self._credential, self._meter = upstream.rstrip("/"), credential, meter
+    def __init__(self, upstream: Callable[[], str], credential: Callable[[], Credential | None], meter: Meter) -> None:
+        self._upstream, self._credential, self._meter = upstream, credential, meter
         self._runs: dict[str, _Run] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._building = asyncio.Semaphore(1)  # large bodies: each holds the interpreter for as long as it is parsed
 
     async def open(self, run_id: str, folder: Path, *, search: bool) -> None:
         """Listen on `folder`/model.sock for this run. Raises GatewayError."""
@@ -137,20 +160,24 @@ class ModelGateway:
         large = (request.content_length or MAX_BODY) > _LARGE
         try:
             async with run.large if large else nullcontext():
-                credential, body = await self._admit(run, request)
-                return await self._forward(run, request, credential, body)
+                credential, asked = await self._admit(run, request)
+                if request.path != _MESSAGES:  # counting costs nothing
+                    return await self._forward(run, request, credential, asked)
+                async with run.talks:
+                    return await self._metered(run, request, credential, asked)
         except _Denied as no:
             logger.warning("gateway answered run {} with {}: {}", run.id, no.status, no)
             return no.response()
         finally:
             run.busy -= 1
 
-    async def _admit(self, run: _Run, request: web.Request) -> tuple[Credential, bytes]:
+    async def _admit(self, run: _Run, request: web.Request) -> tuple[Credential, Asked]:
         """The request built anew and what to sign it with. Raises _Denied."""
         if request.method != "POST" or request.path not in _PATHS:
             raise _Denied(404, "The gateway knows POST /v1/messages and /v1/messages/count_tokens only.")
         if run.busy > MAX_BUSY:
             raise _Denied(429, f"More than {MAX_BUSY} requests of one run at once.")
+        _pace(run.free, "that cost nothing")
         if refusal := self._meter.refusal(run.id):
             raise _Denied(403, refusal)
         if (credential := self._credential()) is None:
@@ -159,39 +186,76 @@ class ModelGateway:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             raise _Denied(413, f"A request may have {MAX_BODY >> 20} MiB.") from None
-        build = partial(rebuild, body, search=run.search)
+        free = True
         try:
-            return credential, await asyncio.to_thread(build) if len(body) > _THREAD_FROM else build()
+            asked = await self._build(body, search=run.search)
+            free = request.path != _MESSAGES
+            return credential, asked
         except Refused as e:
             raise _Denied(403, f"Not allowed through the gateway: {e}") from None
+        finally:
+            run.free.extend([_now()] * (1 + len(body) // _LARGE) if free else ())
+
+    async def _build(self, body: bytes, *, search: bool) -> Asked:
+        build = partial(_build, body, search=search)
+        if len(body) <= _THREAD_FROM:
+            return build()
+        async with self._building if len(body) > _LARGE else nullcontext():
+            return await asyncio.to_thread(build)
+
+    def _hold(self, run: _Run, asked: Asked) -> tuple[Asked, int]:
+        """What the request may cost is reserved before it goes out, with no longer an answer than the limits leave.
+        Raises _Denied."""
+        if asked.circle:
+            raise _Denied(
+                403,
+                f"Stopped by the gateway: {word(asked.circle)} was called {MAX_REPEATS} times in a row the same way.",
+            )
+        _pace(run.times)
+        try:
+            output = self._meter.affords(run.id, asked.ask)
+            if output < asked.ask.output:
+                asked = replace(asked, body=limited(asked.body, output), ask=replace(asked.ask, output=output))
+            held = self._meter.reserve(run.id, asked.ask)
+        except Refused as e:
+            raise _Denied(403, str(e)) from None
+        run.times.append(_now())
+        return asked, held
+
+    async def _metered(
+        self, run: _Run, request: web.Request, credential: Credential, asked: Asked
+    ) -> web.StreamResponse:
+        asked, held = self._hold(run, asked)
+        bill = _Bill(UsageTap(asked.ask, sse=True), _now())
+        try:
+            return await self._forward(run, request, credential, asked, bill)
+        finally:  # also when the agent hung up
+            self._meter.settle(held, bill.tap.usage(_now() - bill.begin) if bill.counts else None)
 
     async def _forward(
-        self, run: _Run, request: web.Request, credential: Credential, body: bytes
+        self, run: _Run, request: web.Request, credential: Credential, asked: Asked, bill: "_Bill | None" = None
     ) -> web.StreamResponse:
-        url = self._upstream + request.path + ("?beta=true" if "beta" in request.query else "")
+        bill = bill or _Bill(UsageTap(asked.ask, sse=True), _now())
+        body = asked.body
+        url = self._upstream().rstrip("/") + request.path + ("?beta=true" if "beta" in request.query else "")
         headers = _headers(request, credential)
         data = io.BytesIO(body) if len(body) > _LARGE else body  # one write of many MiB would hold the loop
         back = web.StreamResponse()
-        tap = UsageTap(len(body), sse=True)
-        counts = request.path == _MESSAGES
         try:
             async with self._connections().post(url, data=data, headers=headers, allow_redirects=False) as answer:
-                counts = counts and answer.status == 200
+                bill.counts = answer.status == 200
                 if answer.status == 401:  # the CLI would ask five times; 403 says that no retry mends it
                     raise _Denied(403, "The model's API refused the credential.")
-                tap = UsageTap(len(body), sse=answer.content_type == "text/event-stream")
-                return await _relay(request, answer, back, tap)
+                bill.tap = UsageTap(asked.ask, sse=answer.content_type == "text/event-stream")
+                return await _relay(request, answer, back, bill.tap)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            bill.counts = bill.counts and not isinstance(e, _UNSENT)
             if not back.prepared:
-                counts = False
                 raise _Denied(529, f"The model's API cannot be reached ({type(e).__name__}).") from None
             logger.warning("the model's answer to run {} broke off: {}", run.id, type(e).__name__)
             if request.transport:  # an honest end would make half an answer look whole
                 request.transport.abort()
             return back
-        finally:  # also when the agent hung up
-            if counts:
-                self._meter.record(run.id, tap.usage())
 
     def _connections(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -201,6 +265,20 @@ class ModelGateway:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _pace(times: deque[float], what: str = "") -> None:
+    """Raises _Denied while the last ones fill a minute."""
+    if len(times) == times.maxlen and (wait := times[0] + 60 - _now()) > 0:
+        raise _Denied(429, f"More than {len(times)} requests of one run in a minute {what}".rstrip() + ".", wait)
+
+
+def _build(body: bytes, *, search: bool) -> Asked:
+    return look(*parsed(body, search=search))
 
 
 def _headers(request: web.Request, credential: Credential) -> dict[str, str]:
@@ -229,7 +307,7 @@ async def _relay(
 ) -> web.StreamResponse:
     back.set_status(answer.status)
     for name, value in answer.headers.items():
-        if name.lower() in _BACK or name.lower().startswith(_BACK_PREFIX):
+        if name.lower() in _BACK or (answer.status == 429 and name.lower().startswith(_BACK_PREFIX)):
             back.headers[name] = value
     await back.prepare(request)
     async for chunk in answer.content.iter_any():

@@ -32,7 +32,10 @@ BETAS = frozenset(
 )
 
 # What was parsed from text cannot be circular: not looking for that is quicker.
-_WRITER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+# Unescaped, so that its length says as much of one alphabet as of another.
+_WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+_LAST = ("messages", "max_tokens")
+_END = 64  # bytes at a request's end that hold its max_tokens
 MAX_VALUES = 1_000_000  # of one request: 32 MiB of empty lists would take a gigabyte here; a context holds fewer
 
 Check = Callable[[Any], None]  # looks at a parsed value; raises _No
@@ -52,16 +55,32 @@ class _No(Exception):
 
 def rebuild(body: bytes, *, search: bool) -> bytes:
     """The request, written anew; `search` allows server-side web search. Raises Refused, naming place and word."""
+    return parsed(body, search=search)[1]
+
+
+def parsed(body: bytes, *, search: bool) -> tuple[dict[str, Any], bytes]:
+    """The same, with what it says."""
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise Refused(f"body: more than {MAX_VALUES} values")
     try:
         asked = json.loads(body)
         (_WITH_SEARCH if search else _PLAIN)(asked)
-        return _WRITER.encode(asked).encode()
+        asked = {k: asked[k] for k in sorted(asked, key=_place)}
+        return asked, _WRITER.encode(asked).encode("utf-8", "replace")
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise Refused("body: is not JSON") from None
     except _No as no:
         raise Refused(f"{'.'.join(no.path) or 'body'}: {no}") from None
+
+
+def _place(key: str) -> int:
+    """What grows and changes comes last: requests of one conversation begin equally, and an end is soon replaced."""
+    return _LAST.index(key) if key in _LAST else -1
+
+
+def limited(body: bytes, output: int) -> bytes:
+    """The request, with fewer tokens of output."""
+    return body[:-_END] + re.sub(rb'"max_tokens":[0-9]+}$', b'"max_tokens":%d}' % output, body[-_END:])
 
 
 def betas(header: str) -> str:
@@ -72,9 +91,9 @@ def betas(header: str) -> str:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _name(word: object) -> str:
+def word(text: object) -> str:
     """A word of the agent, fit for a log line: it may be anything."""
-    return re.sub(r"[^\w.-]", "?", word, flags=re.ASCII)[:40] if isinstance(word, str) else type(word).__name__
+    return re.sub(r"[^\w.-]", "?", text, flags=re.ASCII)[:40] if isinstance(text, str) else type(text).__name__
 
 
 def _of(*kinds: type) -> Check:
@@ -85,12 +104,17 @@ def _of(*kinds: type) -> Check:
     return check
 
 
+def _count(value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise _No("is no number from 1 on")
+
+
 def _like(pattern: str) -> Check:
     fits = re.compile(pattern, re.ASCII).fullmatch
 
     def check(value: Any) -> None:
         if not isinstance(value, str) or not fits(value):
-            raise _No(f"{_name(value)!r} is not allowed")
+            raise _No(f"{word(value)!r} is not allowed")
 
     return check
 
@@ -122,7 +146,7 @@ def _record(fields: dict[str, Check]) -> Check:
             raise _No("is no object")
         for key, v in value.items():
             if key not in fields:
-                raise _No(f"{_name(key)!r} is not allowed")
+                raise _No(f"{word(key)!r} is not allowed")
             try:
                 fields[key](v)
             except _No as no:
@@ -138,7 +162,7 @@ def _tagged(kinds: dict[str, dict[str, Check]]) -> Check:
     def check(value: Any) -> None:
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str) or kind not in records:
-            raise _No(f"type {_name(kind)!r} is not allowed")
+            raise _No(f"type {word(kind)!r} is not allowed")
         records[kind](value)
 
     return check
@@ -189,7 +213,7 @@ _CUSTOM_TOOL = _record(
 )
 _SEARCH_TOOL = _record(
     {
-        "type": _like(r"web_search_\d{8}"),
+        "type": _like("web_search_20250305"),
         "name": _like("web_search"),
         "max_uses": _of(int),
         "allowed_domains": _or_null(_each(_TEXT)),
@@ -236,7 +260,7 @@ def _request(tool: Check) -> Check:
                     "none": {},
                 }
             ),
-            "max_tokens": _of(int),
+            "max_tokens": _count,
             "stream": _FLAG,
             "temperature": _NUMBER,
             "top_p": _NUMBER,
@@ -246,7 +270,7 @@ def _request(tool: Check) -> Check:
             "thinking": _tagged(
                 {
                     "adaptive": {"display": _TEXT},
-                    "enabled": {"budget_tokens": _of(int), "display": _TEXT},
+                    "enabled": {"budget_tokens": _count, "display": _TEXT},
                     "disabled": {},
                 }
             ),

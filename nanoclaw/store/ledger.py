@@ -13,12 +13,17 @@ def install_id(tx: Tx, new: str) -> str:
     return str(tx.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()[0])
 
 
-def add_usage(tx: Tx, group_id: int, run_id: str, used: Usage, now: int) -> None:
-    """One model request."""
+def add_usage(
+    tx: Tx, group_id: int, run_id: str, used: Usage, now: int, turn_id: str = "", cost: int | None = None
+) -> None:
+    """One model request; the cost in billionths of a dollar, None where nobody knows it."""
     tx.execute(
-        "INSERT INTO usage(at, group_id, run_id, model, input, output, cache_read, cache_write)"
-        " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
-        (now, group_id, run_id, used.model, used.input, used.output, used.cache_read, used.cache_write),
+        "INSERT INTO usage(at, group_id, run_id, turn_id, model, input, output, cache_read, cache_write,"
+        " cache_write_1h, searches, cost) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(now, group_id, run_id, turn_id, used.model, used.input, used.output, used.cache_read, used.cache_write),
+            *(used.cache_write_1h, used.searches, cost),
+        ),
     )
 
 
@@ -75,6 +80,18 @@ def set_claim(tx: Tx, new: Claim | None) -> None:
         tx.execute("DELETE FROM meta WHERE key = 'claim'")
     else:
         _remember(tx, "claim", json.dumps(asdict(new)))
+
+
+def set_restart(tx: Tx, chat_id: int) -> None:
+    """This chat has asked for a restart."""
+    _remember(tx, "restart", str(chat_id))
+
+
+def take_restart(tx: Tx) -> int | None:
+    """The chat that had asked for it; from now on none."""
+    row = tx.execute("SELECT id FROM chats WHERE id = (SELECT value FROM meta WHERE key = 'restart')").fetchone()
+    tx.execute("DELETE FROM meta WHERE key = 'restart'")
+    return None if row is None else int(row["id"])
 
 
 def _remember(tx: Tx, key: str, value: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw.gateway import Credential, CredentialKind
+from nanoclaw.gateway import Ask, Credential, CredentialKind
 from nanoclaw.gateway.model import ModelGateway
 from nanoclaw.models import Usage
 from tests.model_server import ModelServer, Raw, Seen, Status, Step, Text, Thinking, ToolUse
@@ -47,8 +47,15 @@ class Count:
     def refusal(self, run_id: str) -> str:
         return self.no
 
-    def record(self, run_id: str, usage: Usage) -> None:
-        self.uses.append(usage)
+    def affords(self, run_id: str, ask: Ask) -> int:
+        return ask.output
+
+    def reserve(self, run_id: str, ask: Ask) -> int:
+        return 0
+
+    def settle(self, held: int, usage: Usage | None) -> None:
+        if usage is not None:
+            self.uses.append(usage)
 
 
 class Wall:
@@ -85,7 +92,7 @@ async def open_wall(kind: CredentialKind, image: str) -> AsyncIterator[Wall]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: a socket's path ends at 107 bytes
         Path(folder).chmod(0o755)
         async with ModelServer(keys={"real"}) as model:
-            gateway = ModelGateway(model.url, lambda: Credential(kind, "real"), meter)
+            gateway = ModelGateway(lambda: model.url, lambda: Credential(kind, "real"), meter)
             await gateway.open("r", Path(folder), search=True)
             yield Wall(model, meter, Path(folder), image)
             await gateway.aclose()
