@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,11 +21,13 @@ from nanoclaw.errors import UnsafePath
 MAX_DEPTH = 64  # folders below each other; node_modules at its worst has about 30
 MAX_ENTRIES = 500_000  # of one walk: about 3 s on a slow disk
 MAX_SECONDS = 20.0  # of one walk
+_PIECE = 1 << 20  # bytes that are copied at a time
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a pipe in the file's place must not hold us.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,31 +40,109 @@ def read_file(root: Path, rel: str, limit: int) -> bytes:
     return data
 
 
+def read_head(root: Path, rel: str, count: int) -> bytes:
+    """The first bytes of a regular file. Raises UnsafePath, FileNotFoundError."""
+    with _parent(root, rel) as (folder, name), _refusing(rel), _open_regular(folder, name, rel) as f:
+        return f.read(count)
+
+
+def changed_at(root: Path, rel: str) -> int:
+    """When a file's content was changed last, in ms, by what the file says: it can say anything; 0 for none."""
+    try:
+        with _parent(root, rel) as (folder, name), _refusing(rel):
+            return max(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns // 1_000_000, 0)
+    except (FileNotFoundError, UnsafePath):
+        return 0
+
+
 def write_file(root: Path, rel: str, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
     """Put a file there whole or not at all; a link in its place is replaced, not followed.
 
     `owner` (uid, gid) is whose file it shall be; None leaves it ours. Raises UnsafePath, FileNotFoundError.
     """
-    with _parent(root, rel) as (folder, name), _refusing(rel):
-        part = f".{os.urandom(8).hex()}.part"
-        fd = os.open(part, _CREATE, 0o600, dir_fd=folder)
-        try:
-            with os.fdopen(fd, "wb") as f:
-                if owner is not None:
-                    os.fchown(fd, *owner)
-                os.fchmod(fd, 0o644)
-                f.write(data)
-            os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part, dir_fd=folder)
-            raise
+    with _parent(root, rel) as (folder, name), _refusing(rel), _whole(folder, name) as f:
+        if owner is not None:
+            os.fchown(f.fileno(), *owner)
+        os.fchmod(f.fileno(), 0o644)
+        f.write(data)
+
+
+def copy_file(root: Path, rel: str, to: Path, name: str, limit: int) -> int:
+    """Copy a regular file of at most `limit` bytes into the folder `to`, whole or not at all; its size.
+
+    Raises UnsafePath, FileNotFoundError.
+    """
+    size = 0
+    with (
+        _parent(root, rel) as (folder, leaf),
+        _refusing(rel),
+        _open_regular(folder, leaf, rel) as f,
+        _parent(to, name) as (target, name),
+        _whole(target, name) as copy,
+    ):
+        while piece := f.read(_PIECE):
+            if (size := size + len(piece)) > limit:
+                raise UnsafePath(f"{rel} is larger than {limit >> 20} MiB")
+            copy.write(piece)
+    return size
 
 
 def rename_file(root: Path, rel: str, name: str) -> None:
     """Give a regular file another name in its folder. Raises UnsafePath, FileNotFoundError."""
     with _parent(root, rel) as (folder, old), _refusing(rel):
         _regular(os.stat(old, dir_fd=folder, follow_symlinks=False), rel)
+        os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def append_file(root: Path, rel: str, data: bytes, limit: int, *, owner: tuple[int, int] | None = None) -> None:
+    """Add to the end of a regular file, or make it; `owner` as for write_file. What somebody else adds stays.
+
+    Raises UnsafePath, also for a file that would then be larger than `limit` bytes; FileNotFoundError for its folder.
+    """
+    with _parent(root, rel) as (folder, name), _refusing(rel):
+        fd, new = _to_append(folder, name, rel)
+        with _closing(fd):
+            found = os.fstat(fd)
+            _regular(found, rel)
+            if found.st_size + len(data) > limit:
+                raise UnsafePath(f"{rel} would be larger than {limit} bytes")
+            if new:
+                if owner is not None:
+                    os.fchown(fd, *owner)
+                os.fchmod(fd, 0o644)
+            _write(fd, data)
+
+
+def _to_append(folder: int, name: str, rel: str) -> tuple[int, bool]:
+    """The file, and whether it is new. Two who make it at once both get it."""
+    try:
+        return os.open(name, _APPEND | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder), True
+    except FileExistsError:
+        _regular(os.stat(name, dir_fd=folder, follow_symlinks=False), rel)  # before it is opened: see below
+        return os.open(name, _APPEND, dir_fd=folder), False
+
+
+def _write(fd: int, data: bytes) -> None:
+    """All of it. Raises OSError, for a full disk say."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def make_folder(root: Path, rel: str, *, owner: tuple[int, int] | None = None) -> None:
+    """A folder of this name, if there is none. Raises UnsafePath: something else stands there."""
+    with _parent(root, rel) as (folder, name), _refusing(rel):
+        try:
+            os.mkdir(name, 0o755, dir_fd=folder)
+        except FileExistsError:
+            os.close(os.open(name, _HANDLE, dir_fd=folder))
+            return
+        if owner is not None:
+            os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+
+
+def set_aside(root: Path, rel: str, name: str) -> None:
+    """Give whatever stands there, be it no file, another name in its folder. Raises UnsafePath, FileNotFoundError."""
+    with _parent(root, rel) as (folder, old), _refusing(rel):
         os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
@@ -133,6 +214,25 @@ def tree_size(root: Path, clock: Callable[[], float] = time.monotonic) -> int:
         return _Count(root.name, clock).folder(os.open(root, _FOLDER), 0)
 
 
+class Kind(StrEnum):
+    """What a name stands for."""
+
+    FOLDER = "folder"
+    CLOSED = "closed"  # a folder that we may not look into
+    FILE = "file"
+    LINK = "link"
+    OTHER = "other"  # a socket, a pipe, a device
+
+
+def visit(root: Path, enter: Callable[[str, Kind], bool], clock: Callable[[], float] = time.monotonic) -> None:
+    """Tell `enter` of every name below `root`; it says whether a folder is entered. Nothing is opened but folders.
+
+    Raises UnsafePath for a tree that is too deep, wide or slow to be seen whole; FileNotFoundError for `root` itself.
+    """
+    with _refusing(root.name):
+        _Visit(root.name, clock, enter).folder(os.open(root, _FOLDER), "", 0)
+
+
 def remove_tree(root: Path) -> None:
     """Remove a tree that no agent writes any more; one that is gone already is no error. Raises UnsafePath.
 
@@ -168,7 +268,7 @@ def _spill(folder: int, top: int) -> list[str]:
     return moved
 
 
-class _Count:
+class _Bounds:
     """One bounded walk: a handle per level, never one per folder."""
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
@@ -177,21 +277,54 @@ class _Count:
         self._deadline = clock() + MAX_SECONDS
         self._entries = 0
 
+    def check(self, depth: int) -> None:
+        """Count one more name. Raises UnsafePath."""
+        self._entries += 1
+        if self._entries > MAX_ENTRIES or depth > MAX_DEPTH or self._clock() > self._deadline:
+            raise UnsafePath(f"{self._name} holds too many files or folders to count")
+
+
+class _Count(_Bounds):
     def folder(self, handle: int, depth: int) -> int:
         total = 0
         with _closing(handle), os.scandir(handle) as found:
             for entry in found:
-                self._check(depth)
+                self.check(depth)
                 with contextlib.suppress(FileNotFoundError):  # the agent goes on while we look
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         total += self.folder(os.open(entry.name, _FOLDER, dir_fd=handle), depth + 1)
         return total
 
-    def _check(self, depth: int) -> None:
-        self._entries += 1
-        if self._entries > MAX_ENTRIES or depth > MAX_DEPTH or self._clock() > self._deadline:
-            raise UnsafePath(f"{self._name} holds too many files or folders to count")
+
+class _Visit(_Bounds):
+    def __init__(self, name: str, clock: Callable[[], float], enter: Callable[[str, Kind], bool]) -> None:
+        super().__init__(name, clock)
+        self._enter = enter
+
+    def folder(self, handle: int, below: str, depth: int) -> None:
+        with _closing(handle), os.scandir(handle) as found:
+            for entry in found:
+                self.check(depth)
+                rel = below + entry.name
+                if not self._enter(rel, _kind(entry)) or not entry.is_dir(follow_symlinks=False):
+                    continue
+                try:
+                    inner = os.open(entry.name, _FOLDER, dir_fd=handle)
+                except FileNotFoundError:
+                    continue
+                except PermissionError:
+                    self._enter(rel, Kind.CLOSED)
+                    continue
+                self.folder(inner, rel + "/", depth + 1)
+
+
+def _kind(entry: "os.DirEntry[str]") -> Kind:
+    if entry.is_symlink():
+        return Kind.LINK
+    if entry.is_dir(follow_symlinks=False):
+        return Kind.FOLDER
+    return Kind.FILE if entry.is_file(follow_symlinks=False) else Kind.OTHER
 
 
 def _unlock(handle: int) -> int:
@@ -217,6 +350,21 @@ def _parent(root: Path, rel: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
+def _whole(folder: int, name: str) -> Iterator[BinaryIO]:
+    """A new file that takes its place when it is written, or is gone."""
+    part = f".{os.urandom(8).hex()}.part"
+    fd = os.open(part, _CREATE, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            yield f
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part, dir_fd=folder)
+        raise
+
+
+@contextlib.contextmanager
 def _closing(fd: int) -> Iterator[None]:
     try:
         yield
@@ -233,6 +381,8 @@ def _refusing(what: str) -> Iterator[None]:
         raise
     except OSError as e:
         raise UnsafePath(f"{what}: {e.strerror or e}") from None
+    except ValueError:  # a name that no file can have: half a character, say
+        raise UnsafePath(f"{what!a} cannot be a name") from None
 
 
 @contextlib.contextmanager

@@ -88,6 +88,7 @@ def test_a_walk_follows_no_link_to_its_root(tree: Path) -> None:
 
 
 NOT_PLAIN = ["", ".", "..", "../secret", "/etc/passwd", "sub/../../secret", "a//b", "a\0b", "/".join("d" * 65)]
+NOT_PLAIN.append("\ud800")
 
 
 @pytest.mark.parametrize("rel", NOT_PLAIN)
@@ -196,3 +197,48 @@ def test_removing_follows_no_link_and_stops_at_no_mode(tree: Path) -> None:
     (tree / "locked").chmod(0)
     safefs.remove_tree(tree)
     assert [p.name for p in tree.parent.iterdir()] == ["secret"]
+
+
+def test_adding_to_a_file_keeps_what_is_there(tree: Path) -> None:
+    """A new one is made; a full one takes no more."""
+    safefs.append_file(tree, "a.md", b"one\n", 10)
+    safefs.append_file(tree, "a.md", b"two\n", 10)
+    assert (tree / "a.md").read_bytes() == b"one\ntwo\n"
+    assert (tree / "a.md").stat().st_mode & 0o777 == 0o644
+    with pytest.raises(UnsafePath, match="larger than 10"):
+        safefs.append_file(tree, "a.md", b"more\n", 10)
+    assert (tree / "a.md").read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_nothing_but_a_file_is_added_to(tree: Path, what: str) -> None:
+    """Links are not followed, a pipe holds nobody, and what is full stays as it is."""
+    HOSTILE[what](tree / "a.md")
+    with pytest.raises(UnsafePath):
+        safefs.append_file(tree, "a.md", b"ours", 100)
+
+
+def test_a_folder_is_made_once_and_never_through_a_link(tree: Path) -> None:
+    """What stands in its place is refused, and so is a linked folder above it."""
+    safefs.make_folder(tree, "new")
+    (tree / "new/file").touch()
+    safefs.make_folder(tree, "new")
+    assert (tree / "new/file").exists()
+    (tree / "link").symlink_to(tree / "new")
+    (tree / "plain").touch()
+    for rel in ("link", "plain", "link/below"):
+        with pytest.raises(UnsafePath):
+            safefs.make_folder(tree, rel)
+    assert not (tree / "new/below").exists()
+
+
+def test_whatever_stands_there_is_set_aside(tree: Path) -> None:
+    """A link as the link that it is, a folder with all that it holds."""
+    (tree / "target").write_text("theirs")
+    (tree / "a").symlink_to(tree / "target")
+    safefs.set_aside(tree, "a", "b")
+    assert (tree / "b").is_symlink()
+    assert (tree / "target").read_text() == "theirs"
+    (tree / "full/of").mkdir(parents=True)
+    safefs.set_aside(tree, "full", "c")
+    assert (tree / "c/of").is_dir()
