@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanoclaw.channels.control_sock import Client, connect
-from tests.bench import floors, whatsapp
+from tests.bench import floors, tasks, whatsapp
 from tests.model_server import ModelServer
 
 IMAGE = "nanoclaw-agent"
@@ -187,7 +187,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="cold turns; warm ones are twice as many")
     parser.add_argument("--idle", type=float, default=20, help="seconds over which the idle host is watched")
     parser.add_argument("--whatsapp", type=int, metavar="N", help="instead: the host's memory over N messages")
+    parser.add_argument("--tasks", type=int, metavar="N", help="instead: how late N tasks are that are due at once")
     args = parser.parse_args()
+    if args.tasks:
+        asyncio.run(tasks.run(args.tasks, Console(width=120)))
+        return
     if args.whatsapp:
         asyncio.run(whatsapp.run(args.whatsapp, Console(width=120)))
         return
