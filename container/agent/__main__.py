@@ -66,10 +66,13 @@ async def live(places: Places, clock: Callable[[], float]) -> None:
             raise
         if not isinstance(opened, Open):
             raise LetterError(f"the first letter is {opened.kind!r}, not 'open'")
-        with listen(places.model_port) as listener:
+        with listen(places.model_port) as model, listen(places.egress_port) as egress:
             async with asyncio.TaskGroup() as tasks:
-                forwarder = tasks.create_task(forward(listener, places.model_socket), name="forward")
-                turns = await _connect(places, opened, outbox, listener.getsockname()[1])
+                ways = (
+                    tasks.create_task(forward(model, places.model_socket), name="model"),
+                    tasks.create_task(forward(egress, places.egress_socket), name="egress"),
+                )
+                turns = await _connect(places, opened, outbox, model.getsockname()[1], egress.getsockname()[1])
                 outbox.put(_hello(turns.cli_version))
                 loops = (
                     tasks.create_task(turns.listen(), name="listen"),
@@ -79,15 +82,15 @@ async def live(places: Places, clock: Callable[[], float]) -> None:
                 try:
                     await turns.ended.wait()
                 finally:
-                    for task in (forwarder, *loops):
+                    for task in (*ways, *loops):
                         task.cancel()
                     await turns.disconnect()
 
 
-async def _connect(places: Places, opened: Open, outbox: OutboxWriter, port: int) -> "Turns":
+async def _connect(places: Places, opened: Open, outbox: OutboxWriter, model: int, egress: int) -> "Turns":
     """The CLI boots while the SDK is imported: 0.3 s each, at the same time."""
-    prompt = system_prompt(places)
-    env = cli.environment(os.environ, places, port)
+    prompt = system_prompt(places, os.environ.get("ASSISTANT_NAME", ""))
+    env = cli.environment(os.environ, places, model, egress) | cli.models(opened.model)
     process = await cli.start(cli.command(places, opened, prompt), env, places)
     gc.disable()  # collecting among the many objects that the import makes would take a fifth of its time
     from agent import quick
@@ -98,12 +101,13 @@ async def _connect(places: Places, opened: Open, outbox: OutboxWriter, port: int
     gc.freeze()
     gc.enable()
 
-    turns = Turns(places, opened, outbox)
+    outside = cli.without_model(env)
+    turns = Turns(places, opened, outbox, outside)
     try:
         await turns.connect(process, prompt)
     except SessionUnknown:
         opened = replace(opened, session="")
-        turns = Turns(places, opened, outbox, forgotten=True)
+        turns = Turns(places, opened, outbox, outside, forgotten=True)
         await turns.connect(await cli.start(cli.command(places, opened, prompt), env, places), prompt)
     return turns
 

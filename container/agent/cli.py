@@ -71,10 +71,30 @@ def command(places: Places, opened: "Open", prompt: str) -> list[str]:
     return [*argv, "--input-format", "stream-json"]
 
 
-def environment(environ: Mapping[str, str], places: Places, model_port: int) -> dict[str, str]:
+def environment(environ: Mapping[str, str], places: Places, model_port: int, egress_port: int) -> dict[str, str]:
     """The CLI's environment: what the host gave, without what is Python's, and with what is fixed."""
     kept = {k: v for k, v in environ.items() if k not in _OURS}
-    return kept | _FIXED | {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model_port}", "PWD": str(places.group)}
+    ours = {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model_port}", "PWD": str(places.group)}
+    return kept | _FIXED | _proxied(egress_port) | ours
+
+
+def without_model(env: Mapping[str, str]) -> dict[str, str]:
+    """As a script gets it: it has no business with the model, nor with the CLI's settings."""
+    return {k: v for k, v in env.items() if not k.startswith(("ANTHROPIC_", "CLAUDE_"))}
+
+
+def models(model: str) -> dict[str, str]:
+    """What the families' names mean to agents beside the main one: the gateway lets through this chat's model and the
+    small one alone. A family's name as the chat's own model stays what the CLI takes it for."""
+    names = ("ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL")
+    return {} if model.partition("[")[0].isalpha() else dict.fromkeys(names, model)
+
+
+def _proxied(port: int) -> dict[str, str]:
+    """The variables that programs know for a proxy. Plain http is told of it too, so that it is refused in words."""
+    proxy, direct = f"http://127.0.0.1:{port}", "localhost,127.0.0.1,::1"
+    names = {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "NO_PROXY": direct}
+    return names | {name.lower(): value for name, value in names.items()}
 
 
 async def start(argv: list[str], env: dict[str, str], places: Places) -> Process:

@@ -11,7 +11,9 @@ from agent import cli
 
 PIECE = 2000  # characters of one event: at most 8 KB
 _ABOUT = 120  # characters of a tool's input
-_TELLING = ("command", "file_path", "pattern", "url", "query", "skill", "description", "text")  # the first one counts
+# The first one counts.
+_TELLING = ("command", "file_path", "pattern", "url", "query", "skill", "description", "question", "text")
+_ASKING = 1800  # seconds; the host ends a question before
 _DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinking", "thinking")}
 _MARKS = {"completed": "[x]", "in_progress": "[>]"}
 
@@ -108,6 +110,8 @@ class Teller:
         name = self._names[block.id] = block.name.removeprefix("mcp__nanoclaw__")
         if block.name == "Bash" and isinstance(limit := block.input.get("timeout"), int):
             self._seconds[block.id] = min(max(0, limit), cli.MAX_COMMAND) // 1000
+        if name == "ask_user":  # it may be an answer away from its next sign
+            self._seconds[block.id] = _ASKING
         about = next((block.input[key] for key in _TELLING if isinstance(block.input.get(key), str)), "")
         return "tool", f"{name}: {' '.join(about.split())[:_ABOUT]}" if about else name
 

@@ -12,6 +12,8 @@ class Places:
     outbox: Path = Path("/run/nanoclaw/out.ndjson")
     model_socket: Path = Path("/run/nanoclaw/sockets/model.sock")
     model_port: int = 8080
+    egress_socket: Path = Path("/run/nanoclaw/sockets/egress.sock")
+    egress_port: int = 3128
     group: Path = Path("/workspace/group")
     media: Path = Path("/workspace/media")
     global_memory: Path = Path("/workspace/global/CLAUDE.md")

@@ -4,9 +4,10 @@ import asyncio
 import json
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from mailbox import Event, Open, OutboxWriter, Prompt, Reply, ToHost, TurnDone
+from dataclasses import replace
+from mailbox import Event, Open, OutboxWriter, Prompt, Reply, ToHost, TurnDone, Woken, prompt_of
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from claude_agent_sdk import (
 )
 from claude_agent_sdk._cli_version import __cli_version__
 
-from agent import cli
+from agent import cli, gate
 from agent.events import Teller
 from agent.leftovers import end_leftovers
 from agent.places import Places
@@ -104,7 +105,17 @@ class Turns:
 
     cli_version = __cli_version__  # the SDK's own CLI is the one in the image
 
-    def __init__(self, places: Places, opened: Open, outbox: OutboxWriter, *, forgotten: bool = False) -> None:
+    def __init__(
+        self,
+        places: Places,
+        opened: Open,
+        outbox: OutboxWriter,
+        env: Mapping[str, str],
+        *,
+        forgotten: bool = False,
+    ) -> None:
+        """`env` is the one that scripts get."""
+        self._env = env
         self.desk = Desk(outbox, lambda: self.running)
         self.ended = asyncio.Event()  # set when the last turn after `close` has ended
         self._places = places
@@ -153,6 +164,8 @@ class Turns:
         """Give it to the CLI at once: one that comes while a turn runs is merged by the CLI, or waits there."""
         if not self._given:
             end_leftovers(self._cli)
+        if letter.script and (letter := await self._gated(letter)) is None:
+            return
         await self._reload_skills()
         content: str | list[dict[str, Any]] = self._preface + letter.text
         if letter.images:
@@ -164,6 +177,21 @@ class Turns:
         key = str(uuid.uuid4())
         self._given[key] = letter.turn
         await self._client.query(_one({"type": "user", "message": {"role": "user", "content": content}, "uuid": key}))
+
+    async def _gated(self, letter: Prompt) -> Prompt | None:
+        """The letter for the model, if its script wants that. No letter is read meanwhile: no other turn is here."""
+        try:
+            verdict = await gate.judge(letter.script, self._env, self._places.group)
+        except gate.ScriptError as e:
+            self._done(TurnDone((letter.turn,), "script", error=str(e)))
+            return None
+        finally:
+            end_leftovers(self._cli)  # also what has left the script's process group
+        if not verdict.wake:
+            self._done(TurnDone((letter.turn,), "asleep"))
+            return None
+        self._outbox.put(Woken(letter.turn, verdict.data))
+        return replace(letter, text=prompt_of(letter.text, verdict.data))
 
     async def stop(self, turn: str) -> None:
         """Interrupt it if it runs, withdraw it if it waits, do nothing if it has ended."""

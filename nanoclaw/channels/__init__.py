@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nanoclaw.channels.control_sock import Handler
-from nanoclaw.models import Account, Chat, Incoming, Outgoing, Progress, Sent
+from nanoclaw.models import Account, Chat, Incoming, Members, Outgoing, Progress, Sent
 
 
 class Ears(Protocol):
     """What a channel tells the host."""
 
-    async def hear(self, msg: Incoming) -> None:
-        """Store the message with the router's verdict.
+    async def hear(self, *messages: Incoming) -> None:
+        """Store the messages with the router's verdicts, in order and all at once.
 
-        When it raises, the message was not stored: the channel must not acknowledge it, so that the
-        other side keeps it.
+        When it raises, none was stored: the channel must not acknowledge them, so that the other side keeps them.
         """
 
     async def connected(self, account: Account | None = None) -> None:
@@ -23,6 +22,9 @@ class Ears(Protocol):
 
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
         """A group's name, or its timer for vanishing messages, was learned without a message."""
+
+    async def members(self, chat: tuple[str, ...], news: Members) -> None:
+        """Who is in a group, or came and went."""
 
     async def tell(self, text: str) -> None:
         """Something that the owner should know of the channel: it is told in main."""
@@ -73,6 +75,9 @@ class Channel(Protocol):
 
     def show(self, chat: Chat, progress: Progress) -> None:
         """Best effort, at once, never raises."""
+
+    async def members(self, chat: str) -> Members | None:
+        """Everybody who is in the group with this jid, asked of the other side; None when it does not say."""
 
     async def fetch(self, ref: str, limit: int) -> bytes:
         """The file of a Media.ref, at most `limit` bytes. Raises MediaRefused for good, NotConnected for now."""

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nanoclaw.channels import Ears
 from nanoclaw.channels.control_sock import Frame, Stream
 from nanoclaw.errors import MediaRefused, NanoClawError, NotConnected, SendRefused
-from nanoclaw.models import Chat, Incoming, Outgoing, Progress, Sender, Sent
+from nanoclaw.models import Chat, Incoming, Members, Outgoing, Progress, Sender, Sent
 
 CHAT = "terminal"
 OWNER = Sender(("terminal:owner",), "Owner")
@@ -31,9 +32,10 @@ class TerminalChannel:
     pace = None
     detail = ""
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], int], home: Path = Path()) -> None:
         self.verbs = {"attach": self.attach}
         self._now = now
+        self._home = home
         self._ears: Ears | None = None
         self._hearing = asyncio.Event()
         self._clients: set[Stream] = set()
@@ -92,7 +94,7 @@ class TerminalChannel:
             {
                 "type": "message",
                 "id": out.id,
-                "text": out.text,
+                "text": self._text(out),
                 "kind": out.kind,
                 "quote": out.quote.wa_id if out.quote else "",
             }
@@ -106,6 +108,12 @@ class TerminalChannel:
             del self._pending[out.id]
         return Sent(str(out.id), self._now())
 
+    def _text(self, out: Outgoing) -> str:
+        """Whoever sits here has the agent's files before them: of one that is sent they see where it is."""
+        if out.file is None:
+            return out.text
+        return "\n\n".join(filter(None, (out.text, f"[{out.file.kind}: {self._home / out.file.source}]")))
+
     def show(self, chat: Chat, progress: Progress) -> None:
         """Best effort: a client that does not read misses pieces, and the message that follows replaces them."""
         for client in self._clients:
@@ -113,6 +121,10 @@ class TerminalChannel:
                 {"type": "progress", "turn": progress.turn, "show": progress.show, "text": progress.text},
                 ROOM_FOR_PROGRESS,
             )
+
+    async def members(self, chat: str) -> Members | None:
+        """There is one person."""
+        return None
 
     async def fetch(self, ref: str, limit: int) -> bytes:
         """No file ever comes from here."""

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nanoclaw.channels.whatsapp import WhatsApp
+from nanoclaw.config import Config, Current
 from nanoclaw.errors import StoreError
-from nanoclaw.models import Account, Chat, Incoming, Key, Outgoing, OutKind
+from nanoclaw.models import Account, Chat, Incoming, Key, Members, Outgoing, OutKind
 from tests.whatsapp.server import PATIENCE, FakeWhatsApp
 
 NOW = 1_800_000_000_000
@@ -22,20 +23,25 @@ class Listener:
         self.heard: list[Incoming] = []
         self.accounts: list[Account] = []
         self.names: dict[str, tuple[str, int | None]] = {}
+        self.members_of: dict[str, list[Members]] = {}
         self.told: list[str] = []
         self.failing = False  # the disk is full
         self.tries = 0
-        self.poison = ""  # a text on which hearing breaks
+        self.open = asyncio.Event()  # else a commit takes its time
+        self.open.set()
+        self.waiting = 0  # messages, for that commit
+        self.together: list[int] = []  # how many came with each commit
         self._news = asyncio.Event()
 
-    async def hear(self, msg: Incoming) -> None:
+    async def hear(self, *messages: Incoming) -> None:
         self.tries += 1
+        self.waiting = len(messages)
         self._ring()
+        await self.open.wait()
         if self.failing:
             raise StoreError("the disk is full")
-        if self.poison and msg.text == self.poison:
-            raise RuntimeError("boom")
-        self.heard.append(msg)
+        self.heard.extend(messages)
+        self.together += [len(messages)] if messages else []
         self._ring()
 
     async def connected(self, account: Account | None = None) -> None:
@@ -45,6 +51,10 @@ class Listener:
 
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
         self.names[chat[0]] = (name, expires)
+        self._ring()
+
+    async def members(self, chat: tuple[str, ...], news: Members) -> None:
+        self.members_of.setdefault(chat[0], []).append(news)
         self._ring()
 
     async def tell(self, text: str) -> None:
@@ -69,9 +79,18 @@ class Rig:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.now = NOW
+        self.clock_breaks = 0  # how many more looks at it
         self.ears = Listener()
-        defaults = {"shared": False, "name": "Andy", "reaction": "👀", "typing": True}
-        self.channel = WhatsApp(folder, **(defaults | settings), clock=lambda: self.now, random=lambda: 0.0)  # type: ignore[arg-type]
+        number: Literal["own", "shared"] = "shared" if settings.pop("shared", False) else "own"
+        self.settings = Current(Config(home=folder, whatsapp=number, **({"typing": True} | settings)))
+        self.channel = WhatsApp(folder, self.settings, clock=self.clock, random=lambda: 0.0)
+
+    def clock(self) -> int:
+        """What time it is, unless it breaks."""
+        if self.clock_breaks:
+            self.clock_breaks -= 1
+            raise RuntimeError("boom")
+        return self.now
 
     async def state(self, *words: str) -> None:
         """Until the channel is in one of these states."""

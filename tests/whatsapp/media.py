@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.whatsapp.keys import hkdf
-from tests.whatsapp.peer import aes_cbc
+from tests.whatsapp.peer import aes_cbc, aes_cbc_open
 
 _CHUNK = 1 << 16
 
@@ -54,6 +54,16 @@ class MediaHost:
             "fileLength": len(data),
         }
         return fields | lies
+
+    def open(self, part: Any, kind: str) -> bytes:
+        """The file that a message of the program's brings, as a phone would open it."""
+        sealed = self.blob(part.directPath).data
+        keys = hkdf(part.mediaKey, 112, info=f"WhatsApp {kind} Keys".encode())
+        assert hashlib.sha256(sealed).digest() == part.fileEncSHA256
+        assert hmac.digest(keys[48:80], keys[:16] + sealed[:-10], "sha256")[:10] == sealed[-10:]
+        data = aes_cbc_open(keys[16:48], keys[:16], sealed[:-10])
+        assert (hashlib.sha256(data).digest(), len(data)) == (part.fileSHA256, part.fileLength)
+        return data
 
     def put_blob(self, blob: Blob) -> str:
         """Store anything at a new direct path, which looks like a real one."""

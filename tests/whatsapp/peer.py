@@ -72,7 +72,8 @@ def aes_cbc(key: bytes, iv: bytes, plain: bytes) -> bytes:
     return cipher.update(pad.update(plain) + pad.finalize()) + cipher.finalize()
 
 
-def _aes_cbc_open(key: bytes, iv: bytes, sealed: bytes) -> bytes:
+def aes_cbc_open(key: bytes, iv: bytes, sealed: bytes) -> bytes:
+    """And back."""
     cipher = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
     pad = padding.PKCS7(128).unpadder()
     return pad.update(cipher.update(sealed) + cipher.finalize()) + pad.finalize()
@@ -174,7 +175,7 @@ class _Session:
             number, key, mac, iv = self._receiving.step()
         expected = hmac.digest(mac, self.theirs + self._own.typed + message[:-8], "sha256")[:8]
         assert expected == message[-8:], "a message that this peer cannot read"
-        return _aes_cbc_open(key, iv, fields[4])
+        return aes_cbc_open(key, iv, fields[4])
 
 
 class Phone:
@@ -238,5 +239,5 @@ class Phone:
             if number == fields.get(2, 0):
                 break
         keys = hkdf(hmac.digest(chain, b"\1", "sha256"), 48, info=b"WhisperGroup")
-        plain = _aes_cbc_open(keys[16:], keys[:16], fields[3])
+        plain = aes_cbc_open(keys[16:], keys[:16], fields[3])
         return plain[: -plain[-1]]

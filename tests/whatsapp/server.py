@@ -44,7 +44,7 @@ from neonize.proto.waAdv import WAAdv_pb2 as adv_pb  # noqa: E402
 from neonize.proto.waE2E.WAWebProtobufsE2E_pb2 import Message  # noqa: E402
 
 SERVER = Jid("@s.whatsapp.net")
-PATIENCE = 10.0  # seconds: far more than anything here takes on a busy machine
+PATIENCE = 25.0  # seconds: far more than anything here takes, on a machine that stood still for some
 DEVICE = 7  # the program's number among the account's devices; the phone is 0
 
 

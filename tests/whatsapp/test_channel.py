@@ -5,6 +5,7 @@ import ctypes
 import json
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from nanoclaw.channels.whatsapp import library
 from nanoclaw.channels.whatsapp.client import LinkingOver, Qr
 from nanoclaw.channels.whatsapp.session import pb
 from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused
-from nanoclaw.models import Key, OutKind
+from nanoclaw.models import UNREADABLE, Key, Members, OutKind
+from tests.fakes import eventually
 from tests.whatsapp.channel import US, Rig, row
-from tests.whatsapp.server import FakeWhatsApp
+from tests.whatsapp.server import PATIENCE, FakeWhatsApp
+from tests.whatsapp.wire import Node
 
 
 @pytest.fixture
@@ -124,6 +127,21 @@ async def test_prefix_on_a_shared_number(whatsapp: FakeWhatsApp, folder: Path) -
         assert rig.ears.accounts[0].shared
 
 
+async def test_a_group_may_have_a_prefix_of_its_own(whatsapp: FakeWhatsApp, folder: Path) -> None:
+    """On a shared number, as its owner has set it; a text with it is never too long."""
+    rig = Rig(folder, shared=True)
+    whatsapp.person("777", "15552223333", "Ann")
+    async with rig.living():
+        await rig.link(whatsapp)
+        out = row("hi", "777@lid")
+        await rig.channel.send(replace(out, chat=replace(out.chat, prefix="The bot")))
+        assert (await whatsapp.next_sent()).text == "*The bot:* hi"
+        await rig.channel.send(replace(out, chat=replace(out.chat, jid=US[0], prefix="The bot")))
+        assert (await whatsapp.next_sent()).text == "hi"
+        longest = max(map(len, rig.channel.parts("word " * 5000)))
+        assert longest + len(f"*{'x' * 40}:* ") <= 4000
+
+
 async def test_burst_in_order(linked: Rig, whatsapp: FakeWhatsApp) -> None:
     """Five hundred at once: all, in order."""
     ann = whatsapp.person("777", "15552223333", "Ann")
@@ -137,8 +155,6 @@ async def test_stop_while_a_code_is_shown(rig: Rig, whatsapp: FakeWhatsApp) -> N
     """The library never returns from that; we do."""
     async with rig.living():
         await rig.qr()
-        begun = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - begun < 3
 
 
 async def test_stop_in_mid_send(rig: Rig, whatsapp: FakeWhatsApp) -> None:
@@ -149,10 +165,8 @@ async def test_stop_in_mid_send(rig: Rig, whatsapp: FakeWhatsApp) -> None:
         whatsapp.acks = False
         send = asyncio.create_task(rig.channel.send(row("hi", "777@lid")))
         await whatsapp.next_sent()
-        begun = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - begun < 5
     with pytest.raises(OutcomeUnknown):
-        await asyncio.wait_for(send, 5)
+        await asyncio.wait_for(send, PATIENCE)
 
 
 async def test_refused(linked: Rig, whatsapp: FakeWhatsApp) -> None:
@@ -176,7 +190,7 @@ async def test_line_lost_in_mid_send(linked: Rig, whatsapp: FakeWhatsApp) -> Non
     whatsapp.refuse = True
     whatsapp.drop()
     with pytest.raises(OutcomeUnknown):
-        await asyncio.wait_for(send, 10)
+        await asyncio.wait_for(send, PATIENCE)
     with pytest.raises(NotConnected):
         await linked.channel.send(row("more", "777@lid"))
     whatsapp.refuse = False
@@ -269,17 +283,30 @@ async def test_store_failing(linked: Rig, whatsapp: FakeWhatsApp) -> None:
     await linked.state("connected")
 
 
+async def test_a_burst_is_stored_together(linked: Rig, whatsapp: FakeWhatsApp) -> None:
+    """What comes while a commit takes its time waits for the next one alone, and keeps its order."""
+    ann = whatsapp.person("777", "15552223333", "Ann")
+    await eventually(lambda: linked.channel.counts["protocol"])  # the phone's settings, which come with the link
+    linked.ears.open.clear()
+    whatsapp.say(ann, "m0")
+    await linked.ears.until(lambda: linked.ears.waiting)
+    for n in range(1, 12):
+        whatsapp.say(ann, f"m{n}")
+    await eventually(lambda: linked.channel._events.qsize() == 11)
+    linked.ears.open.set()
+    await linked.ears.until(lambda: len(linked.ears.heard) == 12)
+    assert [m.text for m in linked.ears.heard] == [f"m{n}" for n in range(12)]
+    assert linked.ears.together == [1, 11]
+
+
 async def test_one_bad_message(linked: Rig, whatsapp: FakeWhatsApp) -> None:
     """It is kept as unsupported, and the next one is heard."""
     ann = whatsapp.person("777", "15552223333", "Ann")
-    linked.ears.poison = "poison"
-    whatsapp.say(ann, "poison")
+    linked.clock_breaks = 1
+    whatsapp.say(ann, "bad")
     whatsapp.say(ann, "fine")
     await linked.ears.until(lambda: len(linked.ears.heard) == 2)
-    assert [(m.kind, m.text) for m in linked.ears.heard] == [
-        ("unsupported", "[unsupported: could not be read]"),
-        ("text", "fine"),
-    ]
+    assert [(m.kind, m.text) for m in linked.ears.heard] == [("unsupported", UNREADABLE), ("text", "fine")]
 
 
 async def test_what_came_while_we_were_away(rig: Rig, whatsapp: FakeWhatsApp) -> None:
@@ -388,3 +415,25 @@ def test_the_librarys_errors_are_scrubbed() -> None:
     logger.remove(sink)
     assert "failed to send to" in lines[0]
     assert not [word for word in ("777", "A1", "15552223333") if word in lines[0]]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_who_is_in_a_group_is_learned(whatsapp: FakeWhatsApp, folder: Path, shared: bool) -> None:
+    """At each connect, as people come and go, and when it is asked; we are one of them on a shared number alone."""
+    ann, bea = whatsapp.person("777", "15552223333", "Ann"), whatsapp.person("778", "", "Bea")
+    group, rig = whatsapp.group("1203", "Family", ann), Rig(folder, shared=shared)
+    others = (("777@lid", "15552223333@s.whatsapp.net"),)
+    async with rig.living():
+        await rig.link(whatsapp)
+        (first,) = await rig.ears.until(lambda: rig.ears.members_of.get("1203@g.us"))
+        assert first.everybody == ((US, *others) if shared else others)
+        whatsapp.group_change("1203", ann, Node("add", {}, [Node("participant", {"jid": bea.jid})]))
+        whatsapp.group_change("1203", ann, Node("remove", {}, [Node("participant", {"jid": bea.jid})]))
+        await rig.ears.until(lambda: len(rig.ears.members_of["1203@g.us"]) == 3)
+        assert rig.ears.members_of["1203@g.us"][1:] == [Members(came=("778@lid",)), Members(went=("778@lid",))]
+        group.members.append(bea)
+        found = await rig.channel.members("1203@g.us")
+        assert found is not None
+        assert found.everybody is not None
+        assert found.everybody[-1] == ("778@lid",)
+        assert await rig.channel.members("nonsense") is None

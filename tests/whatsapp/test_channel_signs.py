@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ async def test_shared_number_only_reacts(link: Linker, whatsapp: FakeWhatsApp, a
     await whatsapp.next_reaction()  # signs are shown one after the other: those of the first turn are out
     with pytest.raises(TimeoutError):  # nothing announces that it stays away
         await whatsapp.hear(shows_presence, timeout=0.3)
+
+
+async def test_a_group_may_have_a_sign_of_its_own(link: Linker, whatsapp: FakeWhatsApp, ann: Person) -> None:
+    """Or none, while the others have theirs."""
+    rig = await link(typing=False)
+    rig.channel.show(replace(CHAT, reaction="none"), TAKEN)
+    for reaction, shown in (("🤖", "🤖"), ("", "👀")):
+        rig.channel.show(replace(CHAT, reaction=reaction), TAKEN)
+        assert (await whatsapp.next_reaction()).message.reactionMessage.text == shown
 
 
 def shows_presence(node: Node) -> bool:
@@ -296,3 +306,17 @@ async def test_logout(link: Linker, whatsapp: FakeWhatsApp, folder: Path) -> Non
             if frame["qr"]:
                 whatsapp.scan(frame["qr"])
         assert rig.channel.state == "connected"
+
+
+async def test_signs_and_name_follow_the_settings_at_once(link: Linker, whatsapp: FakeWhatsApp, ann: Person) -> None:
+    """Without another connection: another sign, no typing any more, another name before its texts."""
+    rig = await link(shared=True)
+    rig.channel.show(CHAT, TAKEN)
+    assert (await whatsapp.next_reaction()).message.reactionMessage.text == "👀"
+    await whatsapp.hear(chat_state("composing"))
+    rig.settings.put(rig.settings().model_copy(update={"reaction": "👍", "typing": False, "name": "Bea"}))
+    rig.channel.show(CHAT, TAKEN)
+    assert (await whatsapp.next_reaction()).message.reactionMessage.text == "👍"
+    await whatsapp.hear(chat_state("paused"))  # though the turn runs on
+    await rig.channel.send(row("hello", str(ann.jid)))
+    assert (await whatsapp.next_sent()).text == "*Bea:* hello"

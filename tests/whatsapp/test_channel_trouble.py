@@ -18,7 +18,7 @@ from nanoclaw.errors import NotConnected
 from tests.whatsapp.channel import Rig, row
 from tests.whatsapp.connection import Connection
 from tests.whatsapp.media import Blob
-from tests.whatsapp.server import FakeWhatsApp, Message
+from tests.whatsapp.server import PATIENCE, FakeWhatsApp, Message
 
 MANY = 300
 
@@ -93,8 +93,8 @@ async def test_downloads_that_stall(rig: Rig, whatsapp: FakeWhatsApp, monkeypatc
             fetch.cancel()
             await asyncio.wait([fetch])
         with pytest.raises(NotConnected, match="files"):
-            await asyncio.wait_for(rig.channel.fetch(ref, 1 << 20), 5)
-        await asyncio.wait_for(rig.channel.send(row("hi", "777@lid")), 5)
+            await asyncio.wait_for(rig.channel.fetch(ref, 1 << 20), PATIENCE)
+        await asyncio.wait_for(rig.channel.send(row("hi", "777@lid")), PATIENCE)
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("whatsapp")]
     assert ours
     assert all(thread.daemon for thread in ours)
@@ -145,7 +145,7 @@ async def test_pair_misses_no_change(rig: Rig) -> None:
         async def receive(self) -> None:
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(rig.channel._on_pair({}, Stream()), 3)  # type: ignore[arg-type]
+    await asyncio.wait_for(rig.channel._on_pair({}, Stream()), PATIENCE)  # type: ignore[arg-type]
     assert told == ["linking", "connected"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.commands import Terminal, nanoclaw, start
 from tests.whatsapp.server import FakeWhatsApp
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 NO_ENGINE = "unix:///nonexistent.sock"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.whatsapp import library
 from tests.whatsapp.media import Blob
-from tests.whatsapp.server import FakeWhatsApp, Message
+from tests.whatsapp.server import PATIENCE, FakeWhatsApp, Message
 
 library.load()
 from neonize.aioze import events  # noqa: E402
@@ -80,7 +80,7 @@ class Program:
 
     async def next(self, name: str) -> Any:
         """The next event of that name; others before it are skipped."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 kind, event = await self.events.get()
                 peer = kind == "Message" and event.Info.Category == "peer"  # what the phone tells its devices
@@ -98,7 +98,7 @@ class Program:
     async def stop(self) -> None:
         await self.client.stop()
         if self.task:
-            await asyncio.wait_for(self.task, 10)
+            await asyncio.wait_for(self.task, PATIENCE)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ async def test_a_ban_with_an_unknown_code(whatsapp: FakeWhatsApp, program: Progr
     whatsapp.failure = {"reason": "402", "code": "999", "expire": "60"}
     whatsapp.drop()
     with pytest.raises(NeonizeError):
-        await asyncio.wait_for(program.task, 10)
+        await asyncio.wait_for(program.task, PATIENCE)
     program.task = None
 
 
@@ -324,7 +324,7 @@ async def test_signs_of_life(whatsapp: FakeWhatsApp, program: Program) -> None:
     whatsapp.person("777")
     ann = build_jid("777", "lid")
     await whatsapp.hear(lambda node: node.child("sync", "collection"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await program.client.send_presence(Presence.AVAILABLE)
@@ -372,7 +372,7 @@ asyncio.run(main())
     )
     assert process.stdout
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not (line := (await process.stdout.readline()).decode()).startswith("QR "):
                 assert line
         whatsapp.scan(line.split()[1])

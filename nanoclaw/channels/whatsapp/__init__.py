@@ -4,8 +4,9 @@ from nanoclaw.channels.whatsapp import library  # noqa: F401, I001 - first: how 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ from nanoclaw.channels.control_sock import Frame, Handler, Stream
 from nanoclaw.channels.whatsapp import inbound, outbound
 from nanoclaw.channels.whatsapp.alive import Alive
 from nanoclaw.channels.whatsapp.files import Files
-from nanoclaw.channels.whatsapp.groupbook import GroupBook, Named
+from nanoclaw.channels.whatsapp.groupbook import GroupBook, News
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.pairing import Pairing, State
 from nanoclaw.channels.whatsapp.session import Session, Up
+from nanoclaw.channels.whatsapp.uploads import upload
+from nanoclaw.config import Config
 from nanoclaw.errors import NanoClawError, NotConnected, OutcomeUnknown, SendRefused, StoreError
-from nanoclaw.models import Account, Chat, Outgoing, OutKind, Progress, Sent
+from nanoclaw.models import UNREADABLE, Account, Chat, Incoming, Members, OutFile, Outgoing, OutKind, Progress, Sent
 
 NAME = "whatsapp"
 _LONGEST = 4000  # characters of one text
+_PREFIX = 46  # of what stands before it on a shared number, at most
 _ACK = 80.0  # seconds; the library gives up after 75
-_SLOWEST = 60.0  # seconds between two tries to store a message
+_SLOWEST = 5.0  # seconds between two tries to store messages: nobody but us has them
+_AT_ONCE = 100  # events that are taken together: as many wait in the library
 _LAST_WORDS = 5.0  # seconds in which what has arrived is still stored when the host stops
 _MISSING = {
     State.LOGGED_OUT: "What was written in between never comes to a device that was not linked.",
@@ -45,27 +50,26 @@ class WhatsApp:
     pace = Pace(10, 30)
 
     def __init__(
-        self, folder: Path, *, shared: bool, name: str, reaction: str, typing: bool,
-        clock: Callable[[], int], random: Callable[[], float],
-    ) -> None:  # fmt: skip
-        """`folder` is made, 0700. `shared`: the number is the owner's own. `random` gives 0 <= x < 1."""
+        self, folder: Path, config: Callable[[], Config], *, clock: Callable[[], int], random: Callable[[], float]
+    ) -> None:
+        """`folder` is made, 0700. Whose number it is stays as it was. `random` gives 0 <= x < 1."""
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         self.counts: Counter[str] = Counter()  # what was dropped, could not be read or not be decrypted
         self.verbs: dict[str, Handler] = {"pair": self._on_pair, "logout": self._on_logout}
-        self._shared = shared
-        self._prefix = f"*{name}:* " if shared else ""
+        self._config = config
+        self._shared = config().whatsapp == "shared"  # the number is the owner's own
         self._clock = clock
+        self._home = folder.parent
         self._us: tuple[str, ...] = ()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._early: list[Any] | None = []  # what came before we knew who we are; None from then on
         self._session = Session(folder, clock, random, self._arrived)
         self._sending = asyncio.Lock()
+        self._cut: Counter[str] = Counter()  # of uploads: the connection was lost meanwhile
         self._groups = GroupBook(self._session, clock)
         self._files = Files(self._session)
-        self._alive = Alive(
-            self._session, self._sending, reaction=reaction, typing=typing, receipts=not shared, clock=clock
-        )
+        self._alive = Alive(self._session, self._sending, config, receipts=not self._shared, clock=clock)
 
     @property
     def state(self) -> str:
@@ -87,9 +91,9 @@ class WhatsApp:
             finally:  # WhatsApp thinks that we have it
                 self._let_in()
                 with_limit = asyncio.wait_for(self._events.join(), _LAST_WORDS)
-                await asyncio.gather(with_limit, return_exceptions=True)
-                if left := self._events.qsize():
-                    logger.error("{} things that WhatsApp told could not be stored before the end", left)
+                (late,) = await asyncio.gather(with_limit, return_exceptions=True)
+                if late is not None:
+                    logger.error("Not all that WhatsApp told could be stored before the end")
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -108,16 +112,21 @@ class WhatsApp:
 
     async def _listen(self, ears: Ears, tg: asyncio.TaskGroup) -> None:
         while True:
-            event = await self._events.get()
-            await self._insist(event, ears, tg)
-            self._events.task_done()
+            events = [await self._events.get()]
+            # The library has acknowledged all that is there: what is stored with one commit waits for no other.
+            while len(events) < _AT_ONCE and not self._events.empty():
+                events.append(self._events.get_nowait())
+            for some in _runs(events):
+                await self._insist(some, ears, tg)
+                for _ in some:
+                    self._events.task_done()
 
-    async def _insist(self, event: Any, ears: Ears, tg: asyncio.TaskGroup) -> None:
-        """Until it is stored. What follows waits, and what WhatsApp has not given us yet stays there."""
+    async def _insist(self, events: list[Any], ears: Ears, tg: asyncio.TaskGroup) -> None:
+        """Until they are stored. What follows waits, and what WhatsApp has not given us yet stays there."""
         delay = 1.0
         while True:
             try:
-                await self._take(event, ears, tg)
+                await self._take(events, ears, tg)
                 break
             except StoreError as e:
                 self._session.hold(f"{e}; WhatsApp keeps what comes until it can be stored")
@@ -128,48 +137,64 @@ class WhatsApp:
                 break
         self._session.release()
 
-    async def _take(self, event: Any, ears: Ears, tg: asyncio.TaskGroup) -> None:
-        match event:
-            case pb.Message():
-                await self._hear(event, ears)
-            case Up():
-                await self._on_up(event, ears)
+    async def _take(self, events: list[Any], ears: Ears, tg: asyncio.TaskGroup) -> None:
+        match events:
+            case [pb.Message(), *_]:
+                await self._hear(events, ears)
+            case [Up() as up]:
+                await self._on_up(up, ears)
                 tg.create_task(self._name_groups(ears), name="whatsapp groups")
-            case pb.JoinedGroup():
-                await self._name(self._groups.learn(event.GroupInfo), ears)
-            case pb.GroupInfoEvent():
-                await self._name(self._groups.change(event), ears)
+            case [pb.JoinedGroup() as joined]:
+                news = self._groups.learn(joined.GroupInfo)
+                await self._name(replace(news, members=replace(news.members or Members(), new=True)), ears)
+            case [pb.GroupInfoEvent() as change]:
+                await self._name(self._groups.change(change), ears)
             case _:  # the library asks its sender again
                 self._count("undecryptable")
 
-    async def _hear(self, event: pb.Message, ears: Ears) -> None:
+    async def _hear(self, events: list[pb.Message], ears: Ears) -> None:
+        """Store them together, in order; only a question to WhatsApp parts them, because it may take long."""
+        said: list[Incoming] = []
+        for event in events:
+            if (msg := await self._read(event, ears)) is None:
+                continue
+            if msg.by_admin:
+                await ears.hear(*said)
+                said = []
+                msg = replace(msg, by_admin=await self._is_by_admin(msg))
+            said.append(msg)
+        await ears.hear(*said)
+
+    async def _read(self, event: pb.Message, ears: Ears) -> Incoming | None:
         """The boundary of one message: whatever is wrong with it, the next one is heard."""
         try:
-            msg = inbound.read(event, inbound.We(self._us, not self._shared), self._clock())
-            if msg.by_admin:
-                msg = replace(msg, by_admin=await self._groups.is_admin(msg.chat[0], msg.sender.jids))
-            await ears.hear(msg)
-        except StoreError:
-            raise
+            return inbound.read(event, inbound.We(self._us, not self._shared), self._clock())
         except inbound.Dropped as e:
             self._count(e.reason)
             if e.chat and e.expires is not None:
                 await ears.named(e.chat, "", e.expires)
+            return None
         except Exception as e:
             logger.error("A message could not be read: {}", type(e).__name__)
             self._count("unreadable")
-            await self._hear_instead(event, ears)
+            return self._read_head(event)
 
-    async def _hear_instead(self, event: pb.Message, ears: Ears) -> None:
+    def _read_head(self, event: pb.Message) -> Incoming | None:
         """That there was one is kept, if it says at least where and by whom."""
-        bare = pb.Message(Info=event.Info, Message=Message(conversation="[unsupported: could not be read]"))
+        bare = pb.Message(Info=event.Info, Message=Message(conversation=UNREADABLE))
         try:
             msg = inbound.read(bare, inbound.We(self._us, not self._shared), self._clock())
-            await ears.hear(replace(msg, kind="unsupported"))
-        except StoreError:
-            raise
         except Exception as e:
             logger.error("It is dropped: {}", type(e).__name__)
+            return None
+        return replace(msg, kind="unsupported")
+
+    async def _is_by_admin(self, msg: Incoming) -> bool:
+        try:
+            return await self._groups.is_admin(msg.chat[0], msg.sender.jids)
+        except Exception as e:
+            logger.error("Who the admins of a group are could not be read: {}", type(e).__name__)
+            return False
 
     async def _on_up(self, up: Up, ears: Ears) -> None:
         self._us = tuple(text for jid in up.jids if (text := inbound.jid_text(jid)))
@@ -182,15 +207,27 @@ class WhatsApp:
 
     async def _name_groups(self, ears: Ears) -> None:
         try:
-            for named in await self._groups.everything():
-                await self._name(named, ears)
+            for news in await self._groups.everything():
+                await self._name(news, ears)
         except Exception as e:  # names come again with the next connect
             logger.warning("The groups' names were not learned: {}", type(e).__name__)
 
-    async def _name(self, named: Named, ears: Ears) -> None:
-        jid, name, expires = named
-        if jid and (name or expires is not None):
-            await ears.named((jid,), name, expires)
+    async def _name(self, news: News, ears: Ears) -> None:
+        if news.jid and (news.name or news.timer is not None):
+            await ears.named((news.jid,), news.name, news.timer)
+        if news.jid and news.members is not None:
+            await ears.members((news.jid,), self._others(news.members))
+
+    def _others(self, members: Members) -> Members:
+        """Without us, where we are nobody's number but our own."""
+        if self._shared or members.everybody is None:
+            return members
+        return replace(members, everybody=tuple(p for p in members.everybody if set(p).isdisjoint(self._us)))
+
+    async def members(self, chat: str) -> Members | None:
+        """Who is in a group; None when WhatsApp does not say."""
+        found = await self._groups.members(chat)
+        return None if found is None else self._others(found)
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
@@ -198,13 +235,20 @@ class WhatsApp:
 
     # --- out --------------------------------------------------------------------------------------
 
+    def _prefix(self, chat: Chat) -> str:
+        """On a shared number people must know who speaks; in the owner's own chat they do."""
+        if not self._shared or chat.jid in self._us:
+            return ""
+        return f"*{chat.prefix or self._config().name}:* "
+
     def parts(self, text: str) -> list[str]:
         """In WhatsApp's marks; with room for the name that stands before it on a shared number."""
-        return markup.for_whatsapp(text, _LONGEST - len(self._prefix))
+        return markup.for_whatsapp(text, _LONGEST - _PREFIX * self._shared)
 
     async def send(self, out: Outgoing) -> Sent:
         """Return when WhatsApp has acknowledged it. Raises NotConnected, SendRefused, OutcomeUnknown."""
-        to, message = outbound.to_jid(out.chat.jid), self._message(out)
+        to = outbound.to_jid(out.chat.jid)
+        message = await self._with_file(out, out.file) if out.file is not None else self._message(out)
         async with self._sending:
             try:
                 async with asyncio.timeout(_ACK):
@@ -213,10 +257,14 @@ class WhatsApp:
                 raise self._failed(str(e)) from None
         return Sent(answer.ID, answer.Timestamp * 1000)
 
+    async def _with_file(self, out: Outgoing, file: OutFile) -> Message:
+        up = await upload(self._session, self._home, file, self._cut)
+        return outbound.file_message(out, file, up, (self._prefix(out.chat) + out.text).strip())
+
     def _message(self, out: Outgoing) -> Message:
         if out.kind in (OutKind.REACTION, OutKind.EDIT) and out.quote is None:
             raise SendRefused("the row does not say which message it is about")
-        prefix = "" if out.chat.jid in self._us else self._prefix
+        prefix = self._prefix(out.chat)
         if out.kind is OutKind.REACTION and out.quote is not None:
             return outbound.reaction(out.quote, out.chat.jid, out.text, self._clock())
         if out.kind is OutKind.EDIT and out.quote is not None:
@@ -265,6 +313,13 @@ class WhatsApp:
 
     async def _on_logout(self, args: Frame, stream: Stream) -> Frame:
         return {"detail": await self._session.logout()}
+
+
+def _runs(events: Iterable[Any]) -> Iterator[list[Any]]:
+    """Messages that follow each other; everything else alone."""
+    for are_messages, group in groupby(events, lambda event: isinstance(event, pb.Message)):
+        some = list(group)
+        yield from [some] if are_messages else ([event] for event in some)
 
 
 def _frame(pairing: Pairing) -> Frame:

@@ -12,6 +12,7 @@ from neonize.utils.enum import ChatPresence, ChatPresenceMedia, Presence, Receip
 from nanoclaw.channels.whatsapp import outbound
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.session import Session
+from nanoclaw.config import Config
 from nanoclaw.errors import NotConnected, SendRefused
 from nanoclaw.models import Chat, Key, Progress, Show
 
@@ -29,17 +30,16 @@ class Alive:
     """One sign at a time, beside the sends; what cannot be shown now is not shown later."""
 
     def __init__(
-        self, session: Session, sending: asyncio.Lock, *, reaction: str, typing: bool, receipts: bool,
+        self, session: Session, sending: asyncio.Lock, config: Callable[[], Config], *, receipts: bool,
         clock: Callable[[], int],
     ) -> None:  # fmt: skip
         self._session = session
         self._sending = sending  # held by whoever waits for an acknowledgement: the library sends one at a time
-        self._reaction = reaction
-        self._typing = typing
+        self._config = config
         self._receipts = receipts
         self._clock = clock
         self._turns: dict[str, str] = {}  # turn -> jid of its chat
-        self._signs: deque[tuple[str, tuple[Key, ...]]] = deque(maxlen=_WAITING)
+        self._signs: deque[tuple[Chat, tuple[Key, ...]]] = deque(maxlen=_WAITING)
         self._wake = asyncio.Event()
         self._shown: set[str] = set()  # chats in which we type
         self._available = False
@@ -49,7 +49,7 @@ class Alive:
         if progress.show is Show.TAKEN:
             self._turns[progress.turn] = chat.jid
             if progress.messages:
-                self._signs.append((chat.jid, progress.messages))
+                self._signs.append((chat, progress.messages))
         elif progress.show in (Show.ENDED, Show.LATER):
             self._turns.pop(progress.turn, None)
         else:
@@ -69,8 +69,7 @@ class Alive:
             self._wake.clear()
             while self._signs:
                 await self._answer(*self._signs.popleft())
-            if self._typing:
-                await self._type(again)
+            await self._type(again)
             again = False
             try:
                 async with asyncio.timeout(_REFRESH if self._shown else None):
@@ -78,15 +77,16 @@ class Alive:
             except TimeoutError:
                 again = True
 
-    async def _answer(self, chat: str, messages: tuple[Key, ...]) -> None:
-        if self._reaction:
-            await self._contained(self._react(chat, messages[-1]))
+    async def _answer(self, where: Chat, messages: tuple[Key, ...]) -> None:
+        chat, sign = where.jid, where.reaction or self._config().reaction
+        if sign and sign != "none":
+            await self._contained(self._react(chat, messages[-1], sign))
         theirs = [key for key in messages if not key.from_me and key.sender and _ID.fullmatch(key.wa_id)]
         for sender in dict.fromkeys(key.sender for key in theirs) if self._receipts else ():
             await self._contained(self._read(chat, sender, [key.wa_id for key in theirs if key.sender == sender]))
 
-    async def _react(self, chat: str, key: Key) -> None:
-        message = outbound.reaction(key, chat, self._reaction, self._clock())
+    async def _react(self, chat: str, key: Key, sign: str) -> None:
+        message = outbound.reaction(key, chat, sign, self._clock())
         async with asyncio.timeout(_PATIENCE):
             await self._sending.acquire()
         try:
@@ -102,7 +102,7 @@ class Alive:
         await self._session.call(lambda api: api.mark_read(*ids, timestamp=self._clock() // 1000, **of))
 
     async def _type(self, again: bool) -> None:
-        chats = set(self._turns.values())
+        chats = set(self._turns.values()) if self._config().shows_typing else set[str]()
         if chats and not self._available:
             self._available = await self._be(Presence.AVAILABLE)
         for chat in self._shown - chats:

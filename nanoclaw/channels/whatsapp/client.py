@@ -177,12 +177,15 @@ class Client:
 
     def _hear(self, event: Any) -> None:
         self._heard += 1
-        self._post(self._sign.set)
-        self._post(self._tell, event)
+        self._post(self._take, event)
 
     def _post(self, func: Callable[..., Any], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed; whoever waited is gone
             self._loop.call_soon_threadsafe(func, *args)
+
+    def _take(self, event: Any) -> None:
+        self._sign.set()
+        self._tell(event)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         error = "" if task.cancelled() or task.exception() is None else scrub(str(task.exception()))

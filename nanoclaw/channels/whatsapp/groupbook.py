@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from neonize.exc import NeonizeError
 from neonize.proto.Neonize_pb2 import GroupInfo, GroupInfoEvent
@@ -10,6 +11,7 @@ from nanoclaw.channels.whatsapp.inbound import jid_text
 from nanoclaw.channels.whatsapp.outbound import to_jid
 from nanoclaw.channels.whatsapp.session import Session
 from nanoclaw.errors import NotConnected, SendRefused
+from nanoclaw.models import Members
 
 _ASK = 10.0  # seconds to learn who the admins are
 _PAUSE = 60_000  # ms; all other messages wait for the answer
@@ -17,7 +19,15 @@ _LIST = 60.0
 _MOST = 5000  # groups whose admins are kept in memory
 _NAME = 100  # characters
 
-Named = tuple[str, str, int | None]  # jid, name, timer
+
+@dataclass(frozen=True)
+class News:
+    """What was learned of a group. None, or an empty name: nothing was said of it."""
+
+    jid: str
+    name: str
+    timer: int | None
+    members: Members | None = None
 
 
 class GroupBook:
@@ -29,7 +39,7 @@ class GroupBook:
         self._asked: dict[str, int] = {}  # when nobody could say who the admins of a group are
         self._admins: dict[str, frozenset[str]] = {}
 
-    async def everything(self) -> list[Named]:
+    async def everything(self) -> list[News]:
         """Ask for all groups; nothing when WhatsApp does not say."""
         try:
             async with asyncio.timeout(_LIST):
@@ -40,21 +50,32 @@ class GroupBook:
         self._asked.clear()
         return [self.learn(group) for group in groups]
 
-    def learn(self, group: GroupInfo) -> Named:
+    def learn(self, group: GroupInfo) -> News:
         """Remember its admins; the rest is for the rows."""
         jid = jid_text(group.JID)
         admins = (p for p in group.Participants if p.IsAdmin or p.IsSuperAdmin)
         if len(self._admins) < _MOST:
             self._admins[jid] = frozenset(jid_text(j) for p in admins for j in (p.JID, p.LID, p.PhoneNumber)) - {""}
-        return jid, group.GroupName.Name[:_NAME], group.GroupEphemeral.DisappearingTimer
+        name, timer = group.GroupName.Name[:_NAME], group.GroupEphemeral.DisappearingTimer
+        return News(jid, name, timer, _everybody(group))
 
-    def change(self, event: GroupInfoEvent) -> Named:
+    def change(self, event: GroupInfoEvent) -> News:
         """What an event tells of one group."""
         jid = jid_text(event.JID)
         if event.Promote or event.Demote or event.Leave:
             self._admins.pop(jid, None)  # asked anew when it matters
         timer = event.Ephemeral.DisappearingTimer if event.HasField("Ephemeral") else None
-        return jid, event.Name.Name[:_NAME] if event.HasField("Name") else "", timer
+        came, went = (tuple(filter(None, map(jid_text, jids))) for jids in (event.Join, event.Leave))
+        name = event.Name.Name[:_NAME] if event.HasField("Name") else ""
+        return News(jid, name, timer, Members(came=came, went=went) if came or went else None)
+
+    async def members(self, group: str) -> Members | None:
+        """Ask who is in a group; None when WhatsApp does not say."""
+        try:
+            async with asyncio.timeout(_ASK):
+                return self.learn(await self._session.call(lambda api: api.get_group_info(to_jid(group)))).members
+        except (NeonizeError, NotConnected, SendRefused, TimeoutError):
+            return None
 
     async def is_admin(self, group: str, person: Iterable[str]) -> bool:
         """Whether the person is an admin there; no when nobody can say, and for a while nobody is asked again."""
@@ -68,3 +89,16 @@ class GroupBook:
                     self._asked.clear()
                 self._asked[group] = self._clock()
         return not self._admins.get(group, frozenset()).isdisjoint(person)
+
+
+def _everybody(group: GroupInfo) -> Members | None:
+    """Each with all their jids, LID first; None where WhatsApp does not list them."""
+    people = [
+        tuple(
+            sorted(
+                {jid_text(jid) for jid in (p.LID, p.PhoneNumber, p.JID)} - {""}, key=lambda j: not j.endswith("@lid")
+            )
+        )
+        for p in group.Participants
+    ]
+    return Members(tuple(jids for jids in people if jids)) if people else None

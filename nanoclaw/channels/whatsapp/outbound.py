@@ -1,14 +1,24 @@
 """What the host says, as WhatsApp's protobufs; our own, because the library's helpers fetch links and add mentions."""
 
 import re
+from typing import Any
 
 from neonize.proto.Neonize_pb2 import JID
 from neonize.proto.waE2E.WAWebProtobufsE2E_pb2 import Message, ProtocolMessage
 
 from nanoclaw.errors import SendRefused
-from nanoclaw.models import Key, Outgoing
+from nanoclaw.models import Key, OutFile, Outgoing
 
 _EXCERPT = 300  # characters of the quoted text: phones show their own copy where they have it
+_PARTS = {
+    "image": "imageMessage",
+    "sticker": "stickerMessage",
+    "video": "videoMessage",
+    "audio": "audioMessage",
+    "voice": "audioMessage",
+    "document": "documentMessage",
+}
+_CAPTIONED = frozenset({"image", "video", "document"})
 _JID = re.compile(r"([0-9A-Za-z._-]{1,64})@([a-z.]{1,20})")
 
 
@@ -46,6 +56,24 @@ def edit(key: Key, chat: str, text: str, now: int) -> Message:
     change.key.remoteJID, change.key.fromMe, change.key.ID = chat, True, key.wa_id
     change.editedMessage.extendedTextMessage.text = text
     change.timestampMS = now
+    return message
+
+
+def file_message(out: Outgoing, file: OutFile, up: Any, caption: str) -> Message:
+    """The row's file, which was taken `up` already. Without a thumbnail: the host decodes no media."""
+    message = Message()
+    part = getattr(message, _PARTS[file.kind])
+    part.URL, part.directPath, part.mediaKey = up.url, up.DirectPath, up.MediaKey
+    part.fileSHA256, part.fileEncSHA256, part.fileLength = up.FileSHA256, up.FileEncSHA256, up.FileLength
+    part.mimetype = file.mime
+    if file.kind == "document":
+        part.fileName = part.title = file.name
+    if file.kind == "voice":
+        part.PTT = True
+    if caption and file.kind in _CAPTIONED:
+        part.caption = caption
+    if out.chat.expires:
+        part.contextInfo.expiration = out.chat.expires
     return message
 
 

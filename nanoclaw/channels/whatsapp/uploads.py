@@ -1,0 +1,48 @@
+"""Files that agents send: taken up to WhatsApp's media server, encrypted by the library."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from neonize.exc import UploadError
+from neonize.utils.enum import MediaType
+
+from nanoclaw import safefs
+from nanoclaw.channels.whatsapp.library import scrub
+from nanoclaw.channels.whatsapp.session import Session
+from nanoclaw.errors import NotConnected, SendRefused, UnsafePath
+from nanoclaw.models import OutFile
+
+_LARGEST = 64 << 20  # bytes; the library takes each whole into memory
+_LIMIT = 120.0  # seconds
+_CUT = ("websocket", "disconnect", "reconnect", "timed out", "context")  # in errors that speak of the connection
+_MAX_CUT = 3  # times that it is the connection's fault: meanwhile nothing else is sent
+_TYPES = {
+    "image": MediaType.MediaImage,
+    "sticker": MediaType.MediaImage,
+    "video": MediaType.MediaVideo,
+    "audio": MediaType.MediaAudio,
+    "voice": MediaType.MediaAudio,
+    "document": MediaType.MediaDocument,
+}
+
+
+async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str]) -> Any:
+    """Where it is then, and its keys; `cut` counts how often the connection was lost meanwhile, by copy. Nothing is
+    said to anybody by that. Raises SendRefused, NotConnected."""
+    try:
+        data = await asyncio.to_thread(safefs.read_file, home, file.copy, _LARGEST)
+    except (FileNotFoundError, UnsafePath):
+        raise SendRefused("the copy of the file is gone") from None
+    try:
+        async with asyncio.timeout(_LIMIT):
+            return await session.call(lambda api: api.upload(data, _TYPES[file.kind]))
+    except TimeoutError:
+        raise SendRefused("the file took too long to be taken to WhatsApp") from None
+    except UploadError as e:
+        cut[file.copy] += 1
+        if cut[file.copy] <= _MAX_CUT and any(word in str(e) for word in _CUT):
+            raise NotConnected("the connection was lost while the file was taken to WhatsApp") from None
+        del cut[file.copy]
+        raise SendRefused(f"the file could not be taken to WhatsApp: {scrub(str(e))}") from None
