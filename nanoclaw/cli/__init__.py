@@ -8,7 +8,26 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from nanoclaw import __version__
-from nanoclaw.cli import backup, chat, image, pair, run, setup, status
+from nanoclaw.cli import (
+    backup,
+    chat,
+    config,
+    groups,
+    heartbeat,
+    image,
+    log,
+    memory,
+    mounts,
+    network,
+    pair,
+    pending,
+    people,
+    run,
+    setup,
+    status,
+    tasks,
+    usage,
+)
 from nanoclaw.errors import NanoClawError
 
 # \b keeps the lines as they are.
@@ -21,6 +40,7 @@ Examples:
   nanoclaw chat -m "What is new?"   one message, one reply
   nanoclaw pair                     link WhatsApp
   nanoclaw run                      serve until stopped
+  nanoclaw groups chats             the chats that it saw; `groups add` serves one
   nanoclaw status                   how it is doing
   nanoclaw backup FILE              everything worth keeping, in one file
 
@@ -53,13 +73,24 @@ def _root(
 app.command("chat")(chat.chat)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("usage")(usage.usage)
 app.command("stop")(run.stop)
 app.command("setup")(setup.setup)
 app.command("pair")(pair.pair)
 app.command("logout")(pair.logout)
+app.command("log")(log.log)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(heartbeat.app, name="heartbeat")
+app.add_typer(pending.app, name="pending")
+app.add_typer(memory.app, name="memory")
 app.add_typer(image.app, name="image")
+app.add_typer(mounts.app, name="mounts")
+app.add_typer(groups.app, name="groups")
+app.add_typer(people.app, name="people")
+app.add_typer(config.app, name="config")
+app.add_typer(network.app, name="network")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import typer
 
 from nanoclaw import notices
 from nanoclaw.channels.control_sock import MAX_LINE, Client, connect
+from nanoclaw.cli.environment import complete
 from nanoclaw.cli.run import Reached, cancel_on, reach
 from nanoclaw.errors import Cause, NanoClawError
 from nanoclaw.models import OutKind, Show, TurnState
@@ -44,6 +45,7 @@ def chat(
 
     Standard input that is no terminal is taken as one message, as with -m -.
     """
+    complete()
     if message is None and not as_json and sys.stdin.isatty():
         asyncio.run(_talk())
         return
@@ -150,7 +152,7 @@ class Conversation:
         said = [self._got[out_id] for out_id in ids]
         state = str(told.get("state", ""))
         # A notice tells a chat of the fault; here the fault itself is told.
-        reply = "\n\n".join(s.text for s in said if s.kind != OutKind.NOTICE)
+        reply = "\n\n".join(s.text for s in said if s.kind not in (OutKind.NOTICE, OutKind.REACTION))
         return Outcome(state, str(told.get("turn", "")), reply, _fault(state, str(told.get("error", ""))), ids)
 
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from loguru import logger
+
 from nanoclaw.channels.control_sock import connect
 from nanoclaw.config import home_of
 from nanoclaw.errors import NotRunning
@@ -28,6 +30,7 @@ def do(fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -
 
 
 async def _done(fn: Callable[Concatenate[Tx, P], T], changes: bool, *args: P.args, **kwargs: P.kwargs) -> T:
+    logger.disable("nanoclaw")  # a command says what it did by itself
     home = open_home(home_of(os.environ))
     store = Store(home.db)
     await store.open()
@@ -40,10 +43,10 @@ async def _done(fn: Callable[Concatenate[Tx, P], T], changes: bool, *args: P.arg
     return value
 
 
-async def hint(verb: str, args: dict[str, Any] | None = None) -> None:
-    """Tell the living host, if there is one: the rows are the truth, so nothing is lost without it."""
+async def hint(verb: str, args: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Tell the living host; what it answers, None where none lives: the rows are the truth, so nothing is lost."""
     try:
         async with await connect(home_of(os.environ) / "control.sock") as client:
-            await client.call(verb, **(args or {}))
+            return await client.call(verb, **(args or {}))
     except NotRunning:
-        return
+        return None

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanoclaw.channels.control_sock import connect
+from nanoclaw.cli.environment import complete
 from nanoclaw.cli.run import Reached, cancel_on, reach
-from nanoclaw.cli.setup import ask_number, set_settings
+from nanoclaw.cli.setup import ask_number
 from nanoclaw.config import Config, load
+from nanoclaw.config.writing import set_settings
 from nanoclaw.errors import NanoClawError
 from nanoclaw.prompts import plain
 
@@ -56,6 +58,7 @@ def pair(
     number = _checked(phone)
     asking = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     config = _with_a_number(asking)
+    complete()
     view: View = Lines(where_the_code_is(config.home))
     if as_json:
         view = Json()
@@ -69,6 +72,7 @@ def logout(yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a ques
 
     Chats, memory and settings stay; texts that are not sent yet wait for the next `nanoclaw pair`.
     """
+    complete()
     if not yes:
         if not sys.stdin.isatty():
             raise NanoClawError("this unlinks WhatsApp; say so with: nanoclaw logout --yes")

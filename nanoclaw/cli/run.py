@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from nanoclaw.cli.environment import complete
 from nanoclaw.errors import NanoClawError, NotRunning
 
 STOP_TIMEOUT = 60.0  # seconds; the host's own stages add up to less
@@ -21,13 +22,31 @@ def run(
     now: Annotated[bool, typer.Option("--now", help="Connect at once, also after repeated crashes.")] = False,
 ) -> None:
     """Serve until stopped (Ctrl-C, SIGTERM or `nanoclaw stop`)."""
-    asyncio.run(_run(now))
+    complete()
+    from nanoclaw.app import Restart
+
+    again = False
+    try:
+        asyncio.run(_run(now))
+    except* Restart:
+        again = True
+    if again:
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    """The same command in the same process, whoever looks after it: a shell, a service manager, an engine."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        stream.flush()
+        if stream.fileno() != number:  # moved out of a library's way
+            os.dup2(stream.fileno(), number)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line
 
 
 async def _run(now: bool) -> None:
     cancel_on(signal.SIGINT)
     with suppress(asyncio.CancelledError):
-        async with hosted(_say, now=now) as path, asyncio.TaskGroup() as tasks:
+        async with hosted(_say, now=now, lives_on=True) as path, asyncio.TaskGroup() as tasks:
             _say("ready; talk to it with: nanoclaw chat")
             tasks.create_task(_show_codes(path), name="codes")
             await asyncio.Event().wait()
@@ -85,10 +104,13 @@ async def reach(progress: Callable[[str], None]) -> AsyncIterator[Reached]:
 
 
 @asynccontextmanager
-async def hosted(progress: Callable[[str], None], stderr_level: str = "", now: bool = False) -> AsyncIterator[Path]:
+async def hosted(
+    progress: Callable[[str], None], stderr_level: str = "", now: bool = False, lives_on: bool = False
+) -> AsyncIterator[Path]:
     """A host in this process, ready, for as long as the block runs; yields its control.sock.
 
-    `now`: its channels connect at once, as where a person sits, whatever crashed before.
+    `now`: its channels connect at once, as where a person sits, whatever crashed before. `lives_on`: the caller
+    begins it anew when app.Restart comes out.
     """
     from nanoclaw import logs
     from nanoclaw.config import load, read_credential
@@ -104,13 +126,18 @@ async def hosted(progress: Callable[[str], None], stderr_level: str = "", now: b
         credential = read_credential(config.home, os.environ)
         return [credential.secret] if credential else []
 
-    logs.configure(config.home, config.log_level, secrets, stderr=stderr_level)
+    def log(level: str) -> None:
+        logs.configure(config.home, level, secrets, stderr=stderr_level)
+
+    log(config.log_level)
     ready = asyncio.Event()
     cancel_on(signal.SIGTERM)
     async with asyncio.TaskGroup() as tasks:
         # When it fails, the group cancels the block and raises what it failed of.
         patient = not now and not sys.stdin.isatty()
-        serving = app.serve(config, os.environ, ready=ready, progress=progress, patient=patient)
+        serving = app.serve(
+            config, os.environ, ready=ready, progress=progress, patient=patient, lives_on=lives_on, log=log
+        )
         host = tasks.create_task(serving, name="host")
         try:
             await ready.wait()

@@ -3,20 +3,21 @@
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
 import typer
-from pydantic import ValidationError
 
-from nanoclaw.config import SECRETS_FILE, SETTINGS_FILE, Config, load, read_credential
+from nanoclaw.config import SECRETS_FILE, Config, load, read_credential
+from nanoclaw.config.credential import VARIABLES
+from nanoclaw.config.reading import Source, load_home, value_of
+from nanoclaw.config.writing import set_settings, write_whole
+from nanoclaw.control.network import STARTER
 from nanoclaw.errors import ConfigError, NanoClawError
 from nanoclaw.gateway import Credential, CredentialKind
 
 EXIT_INCOMPLETE = 2
-VARIABLES = {CredentialKind.API_KEY: "ANTHROPIC_API_KEY", CredentialKind.OAUTH: "CLAUDE_CODE_OAUTH_TOKEN"}
 _PREFIXES = {"sk-ant-api": CredentialKind.API_KEY, "sk-ant-oat": CredentialKind.OAUTH}
 _LIMIT = """How many tokens may each chat use a day? 5,000,000 are 15 to 25 dollars at the most at a Sonnet model's
 list prices; an ordinary day costs far less. 0 is no limit."""
@@ -56,6 +57,8 @@ def setup(
         if not (asking or yes):
             _incomplete(f"{' and '.join(missing)} not chosen yet: run `nanoclaw setup` in a terminal, or with --yes")
         set_settings(home, {key: _choose(key, asking) for key in missing})
+        typer.echo(f"The agent of your own chat may reach, by https: {', '.join(STARTER)}.")
+        typer.echo("Other chats' agents reach nothing. `nanoclaw network` shows and changes that.")
     typer.echo(f"Everything is set up in {home}.")
 
 
@@ -102,7 +105,8 @@ def write_credential(home: Path, credential: Credential) -> None:
     """Put it into home/.env in place of the one before; other lines stay."""
     path = home / SECRETS_FILE
     kept = [line for line in _lines(path) if line.partition("=")[0].strip() not in VARIABLES.values()]
-    _write(path, [*kept, f"{VARIABLES[credential.kind]}={credential.secret}"])
+    lines = [*kept, f"{VARIABLES[credential.kind]}={credential.secret}"]
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 # --- the settings ------------------------------------------------------------------------------
@@ -110,10 +114,8 @@ def write_credential(home: Path, credential: Credential) -> None:
 
 def _missing(home: Path, environ: Mapping[str, str]) -> list[str]:
     """The keys that are to be chosen once and stand nowhere yet."""
-    stored = tomllib.loads("\n".join(_lines(home / SETTINGS_FILE)))
-    return [
-        k for k in ("whatsapp", "tokens_per_day", "zone") if k not in stored and f"NANOCLAW_{k.upper()}" not in environ
-    ]
+    sources = load_home(home, environ).sources
+    return [key for key in ("whatsapp", "tokens_per_day", "zone") if sources[key] is Source.DEFAULT]
 
 
 def _choose(key: str, asking: bool) -> int | str:
@@ -144,30 +146,15 @@ def system_zone(root: Path, environ: Mapping[str, str]) -> str:
     link = root / "etc/localtime"
     if link.is_symlink():
         candidates.append(str(link.readlink()).rpartition("zoneinfo/")[2])
-    return next((zone for zone in candidates if not _fault({"zone": zone.strip()})), "UTC").strip()
+    return next((zone for zone in map(str.strip, candidates) if _is_zone(zone)), "UTC")
 
 
-def _fault(values: Mapping[str, int | str]) -> str:
-    """What is wrong with these settings, "" if nothing is."""
+def _is_zone(name: str) -> bool:
     try:
-        Config.model_validate({**values, "home": Path("/")})
-    except ValidationError as e:
-        return "; ".join(f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in e.errors())
-    return ""
-
-
-def set_settings(home: Path, values: Mapping[str, int | str]) -> None:
-    """Put these keys into nanoclaw.toml, whose others stay. Raises ConfigError, and then writes nothing."""
-    if fault := _fault(values):
-        raise ConfigError(fault)
-    # Above what is there: below a table's header they would belong to the table.
-    new = [f"{key} = {_toml(value)}" for key, value in values.items()]
-    kept = [line for line in _lines(home / SETTINGS_FILE) if line.partition("=")[0].strip() not in values]
-    _write(home / SETTINGS_FILE, [*new, *kept])
-
-
-def _toml(value: int | str) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)  # a zone's name needs no escapes
+        value_of("zone", name)
+    except ConfigError:
+        return False
+    return True
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -180,18 +167,3 @@ def _lines(path: Path) -> list[str]:
         return []
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read: {e}") from None
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    """Write the whole file or nothing, for the owner's eyes alone."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
-            f.writelines(f"{line}\n" for line in lines)
-            f.flush()
-            os.fsync(f.fileno())
-        part.rename(path)
-    except OSError as e:
-        raise ConfigError(f"{path} cannot be written: {e.strerror}") from None

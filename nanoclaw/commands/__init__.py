@@ -1,115 +1,127 @@
 """Chat's /words -> control, answered by the host without a token."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 
-from nanoclaw import control
-from nanoclaw.models import Chat, Group, Role
-from nanoclaw.store import Tx
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A command, and where it was asked."""
-
-    group: Group
-    role: Role
-    now: int
-    chat: Chat
-    age_ms: int = 0  # since it was typed
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The command's reply, and what the living process has to do when it is on the disk."""
-
-    text: str
-    stop: str = ""  # the turn to interrupt
-    retire: bool = False  # the lane's run ends when it is idle
-    forget: bool = False  # files are to go
-
-
-@dataclass(frozen=True)
-class Command:
-    """One /word. Who may not use it gets silence."""
-
-    help: str
-    roles: frozenset[Role]
-    run: Callable[[Tx, Asked], Answered]
-    touches: bool = False  # what runs at this moment: not when it comes late
-
+from nanoclaw.commands.base import Answered, Asked, Command, House, May, Misused
+from nanoclaw.commands.words import COMMANDS as _ABOUT
+from nanoclaw.errors import Refused
+from nanoclaw.models import Group, GroupState, Role
+from nanoclaw.prompts import plain
+from nanoclaw.store import Tx, attempt, messages, people
 
 LATE_MS = 60_000  # a command that is older is not about what runs now
+MAX_HELP = 5  # times an hour that the guests of a chat are told what they may use
+_HOUR_MS = 3_600_000
+_LONGEST = 2000  # characters of a message in which a command is looked for
 
 
-def find(text: str) -> str:
-    """The command's word if the text is one: case and spaces are forgiven, `/stopx` is text; else ""."""
-    word = " ".join(text.lower().split()).removeprefix("/")
-    return word if text.strip().startswith("/") and word in COMMANDS else ""
+@dataclass(frozen=True)
+class Found:
+    """The command that a text is, and what follows it."""
+
+    word: str
+    args: tuple[str, ...] = ()
 
 
-def run(tx: Tx, word: str, asked: Asked) -> Answered | None:
-    """Do it in the caller's transaction; None for a person who may not."""
-    command = COMMANDS[word]
-    if asked.role not in command.roles:
+def find(text: str) -> Found | None:
+    """Case and spaces are forgiven, and so are the full-width letters of some keyboards; `/stopx` is text."""
+    said = plain(text[:_LONGEST]).split()
+    words = [unicodedata.normalize("NFKC", word).lower() for word in said]
+    if not words or not words[0].startswith("/"):
         return None
-    if command.touches and asked.age_ms > LATE_MS:
-        ago = f"{asked.age_ms // 60_000} minute(s) ago"
-        return Answered(f"/{word} was sent {ago} and comes late, so I left it; send it again if you still want it.")
-    return command.run(tx, asked)
+    words[0] = words[0][1:]
+    for count in (2, 1):
+        if len(words) >= count and (word := " ".join(words[:count])) in COMMANDS:
+            return Found(word, tuple(said[count:]))
+    return None
+
+
+def run(tx: Tx, found: Found, asked: Asked) -> Answered | None:
+    """Do it in the caller's transaction; None for a person who may not."""
+    command = COMMANDS[found.word]
+    may = command.may.get(asked.role)
+    if may is None or not _is_heard(tx, asked):
+        return None
+    asked = replace(asked, args=found.args)
+    if refusal := _elsewhere(found.word, may, asked) or _late(found.word, command, asked):
+        return Answered(refusal)
+    usage = command.usage(found.word, asked.role, asked.group)
+    try:
+        if asked.args and " " not in usage.removeprefix(f"/{found.word}"):
+            raise Misused
+        with attempt(tx):
+            return command.run(tx, asked)
+    except Misused:
+        return Answered(f"Write it as: {usage}")
+    except Refused as e:
+        return Answered(_sentence(str(e)))
+
+
+def _is_heard(tx: Tx, asked: Asked) -> bool:
+    """Who may not call the agent there does not command it either."""
+    if asked.role is Role.OWNER:
+        return True
+    may = people.may_call(tx, asked.group, asked.chat.id, asked.person_id, asked.role)
+    return may and asked.group.state is not GroupState.PAUSED
+
+
+def is_owners(found: Found) -> bool:
+    """Whether it takes the owner's own word."""
+    return COMMANDS[found.word].may.keys() == {Role.OWNER}
+
+
+def _elsewhere(word: str, may: May, asked: Asked) -> str:
+    if may is May.MAIN and not asked.group.is_main:
+        return f"/{word} works in your own chat with me alone."
+    if may is May.DIRECT and asked.chat.is_group:  # what is said in a group belongs to all of it
+        return "Only my owner can do that in a group."
+    return ""
+
+
+def _late(word: str, command: Command, asked: Asked) -> str:
+    if not command.touches or asked.age_ms <= LATE_MS:
+        return ""
+    ago = f"{asked.age_ms // 60_000} minute(s) ago"
+    return f"/{word} was sent {ago} and comes late, so I left it; send it again if you still want it."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def _help(tx: Tx, asked: Asked) -> Answered:
-    lines = [f"/{word}: {c.help}" for word, c in COMMANDS.items() if asked.role in c.roles]
-    return Answered("\n".join(lines))
+    """Each person is shown what they may use there."""
+    if asked.role is Role.GUEST:
+        since = asked.now - _HOUR_MS
+        if messages.guests_commands_since(tx, asked.chat.id, since) > MAX_HELP:
+            return Answered("")
+    return Answered("\n".join(lines(asked.role, asked.group, is_group=asked.chat.is_group)))
 
 
-def _status(tx: Tx, asked: Asked) -> Answered:
-    return Answered(control.lane_status(tx, asked.group.lane, detailed=asked.group.is_main))
+def lines(role: Role, group: Group, *, is_group: bool) -> list[str]:
+    """A line for each command that this person may use in such a chat."""
+    shown = []
+    for word, command in COMMANDS.items():
+        may = command.may.get(role)
+        if may is None or (may is May.MAIN and not group.is_main) or (may is May.DIRECT and is_group):
+            continue
+        of = f" ({may})" if may is May.OWN else ""
+        shown.append(f"{command.usage(word, role, group)}: {command.help}{of}")
+    return shown
 
 
-def _stop(tx: Tx, asked: Asked) -> Answered:
-    stopped = control.stop(tx, asked.group.lane, asked.now)
-    if stopped.turn_id:
-        return Answered("Stopped.", stop=stopped.turn_id)
-    return Answered("Stopped." if stopped.waiting else "Nothing is running.")
+def table() -> str:
+    """Every command and role, as Markdown."""
+    rows = ["| | what it does | owner | allowed | guest |", "|---|---|---|---|---|"]
+    main = Group(0, "main", "", is_main=True)
+    for word, command in COMMANDS.items():
+        cells = [str(command.may.get(role, "silence")) for role in (Role.OWNER, Role.ALLOWED, Role.GUEST)]
+        rows.append(f"| `{command.usage(word, Role.OWNER, main)}` | {command.help} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
-def _new(tx: Tx, asked: Asked) -> Answered:
-    alive = control.fresh_session(tx, asked.group.lane)
-    return Answered("The next message starts a new conversation; what I noted down stays.", retire=alive)
+_EVERYBODY = dict.fromkeys(Role, May.YES)
+COMMANDS: dict[str, Command] = {"help": Command("what I understand", _EVERYBODY, _help), **_ABOUT}
 
-
-def _forget(tx: Tx, asked: Asked) -> Answered:
-    return _unless_shared(asked) or Answered(control.forgettable(tx, asked.chat.id))
-
-
-def _forget_since(since: Callable[[int], int]) -> Callable[[Tx, Asked], Answered]:
-    def forget(tx: Tx, asked: Asked) -> Answered:
-        if refused := _unless_shared(asked):
-            return refused
-        alive = control.forget(tx, asked.chat.id, asked.group.lane, since(asked.now), asked.now)
-        return Answered("Forgotten. The next message starts a new conversation.", retire=alive, forget=True)
-
-    return forget
-
-
-def _unless_shared(asked: Asked) -> Answered | None:
-    """What is said in a group belongs to all of it; a direct chat to the person there."""
-    if asked.role is Role.OWNER or not asked.chat.is_group:
-        return None
-    return Answered("Only my owner can make me forget what was said in a group.")
-
-
-_PEOPLE = frozenset({Role.OWNER, Role.ALLOWED})
-COMMANDS: dict[str, Command] = {
-    "help": Command("what I understand", _PEOPLE, _help),
-    "status": Command("what I am doing", _PEOPLE, _status),
-    "stop": Command("stop what I am doing", _PEOPLE, _stop, touches=True),
-    "new": Command("start a new conversation", _PEOPLE, _new, touches=True),
-    "forget": Command("what I keep of this chat, and how to have it removed", _PEOPLE, _forget),
-    "forget today": Command(
-        "remove what was said here in 24 hours", _PEOPLE, _forget_since(lambda now: now - 86_400_000), touches=True
-    ),
-    "forget all": Command("remove all that was said here", _PEOPLE, _forget_since(lambda now: 0), touches=True),
-}
+__all__ = ["COMMANDS", "LATE_MS", "Answered", "Asked", "Found", "House", "find", "is_owners", "run", "table"]

@@ -8,9 +8,9 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,6 +20,7 @@ from nanoclaw import failpoints
 from nanoclaw.errors import StoreError
 
 Tx = sqlite3.Connection
+Fault = sqlite3.OperationalError  # of the disk or the file, not of what was to be written
 MIGRATIONS = Path(__file__).parent / "migrations"
 _BATCH = 200  # jobs that may share one commit
 _RETRY = 1.0  # seconds between two tries of a write that must not be lost
@@ -35,8 +36,21 @@ def new_id(cursor: sqlite3.Cursor) -> int:
 
 
 def storable(text: str) -> str:
-    """A lone surrogate cannot be written as UTF-8: it becomes "?", the text stays."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """A lone surrogate cannot be written as UTF-8: it becomes "?", the text stays. NUL would end it for a search."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+@contextmanager
+def attempt(tx: Tx) -> Iterator[None]:
+    """What the block wrote is undone when it raises: for who turns a refusal into an answer."""
+    tx.execute("SAVEPOINT attempt")
+    try:
+        yield
+    except BaseException:
+        tx.execute("ROLLBACK TO attempt")
+        raise
+    finally:
+        tx.execute("RELEASE attempt")
 
 
 def containing(text: str) -> str:
@@ -141,6 +155,8 @@ def _transact(tx: Tx, batch: list[_Job]) -> list[_Answer]:
         tx.execute("BEGIN IMMEDIATE")
         answers = [(job, *_run(tx, job[0])) for job in batch]
         failpoints.hit("before-commit")
+        if failpoints.fails("commit"):
+            raise Fault("a test lets nothing be committed")
         tx.execute("COMMIT")
         failpoints.hit("after-commit")
     except sqlite3.Error:
@@ -154,7 +170,7 @@ def _run(tx: Tx, fn: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
     tx.execute("SAVEPOINT job")
     try:
         value = fn(tx)
-    except sqlite3.OperationalError:  # the disk or the file, not the job: the whole batch fails
+    except Fault:  # the whole batch fails
         raise
     except Exception as e:
         tx.execute("ROLLBACK TO job")
@@ -206,4 +222,4 @@ def _migrate(tx: Tx) -> None:
         logger.info("Migrated the database to schema {}", n)
 
 
-__all__ = ["MIGRATIONS", "Store", "Tx", "containing", "new_id", "storable"]
+__all__ = ["MIGRATIONS", "Fault", "Store", "Tx", "attempt", "containing", "new_id", "storable"]

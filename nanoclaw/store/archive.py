@@ -5,6 +5,7 @@ from sqlite3 import Row
 
 from nanoclaw.models import Media, MessageState, OutKind, OutState
 from nanoclaw.store import Tx, media
+from nanoclaw.store.outgoing import SHOWN
 
 HOUR_MS = 3_600_000
 _MARKS = 200  # of one group that are looked at together
@@ -59,10 +60,10 @@ SELECT 0 AS ours, m.saved_at AS saved, m.id, m.at, p.role AS who, p.name AS name
   WHERE c.group_id = ?1 AND m.saved_at >= ?2 AND m.saved_at < ?3 AND m.state <> '{MessageState.WITHDRAWN}'
     AND (m.text <> '' OR m.media <> '')
 UNION ALL
-SELECT 1, o.created_at, o.id, o.sent_at, o.kind, '', o.payload, '', c.name
+SELECT 1, o.created_at, o.id, o.sent_at, o.kind, '', {SHOWN}, '', c.name
   FROM chats c CROSS JOIN outgoing o ON o.chat_id = c.id
   WHERE c.group_id = ?1 AND o.created_at >= ?2 AND o.created_at < ?3 AND o.state = '{OutState.SENT}'
-    AND o.kind <> '{OutKind.REACTION}' AND o.payload <> ''
+    AND o.kind <> '{OutKind.REACTION}' AND (o.payload <> '' OR o.file <> '')
 ORDER BY 2, 1, 3
 """  # noqa: S608 - words of our own
 

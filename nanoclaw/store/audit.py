@@ -21,7 +21,7 @@ class Entry:
 
 def note(tx: Tx, by: By, verb: str, detail: str, now: int) -> None:
     """Record it in the transaction that does it."""
-    row = (now, by.who, verb, storable(detail[:_DETAIL]))
+    row = (now, by.who, verb, storable(" ".join(detail[:_DETAIL].split())))
     tx.execute("INSERT INTO audit(at, who, verb, detail) VALUES(?, ?, ?, ?)", row)
 
 

@@ -1,11 +1,14 @@
 """Chats, people and groups: who is where, and whom we serve."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
-from nanoclaw.models import Chat, Group, GroupState, Limits, Mount, Role, TriggerMode
+from nanoclaw.models import Chat, Group, GroupState, Limits, Mount, Role, SeenChat, TriggerMode, Who
 from nanoclaw.store import Tx, identity, new_id, storable
 
+_TEXTS = ("name", "word", "model", "fallback_model", "network", "zone", "prefix", "reaction")
+_PLAIN = (*_TEXTS, "mode", "who", "state")  # columns that are fields as they are
 _NAME = 200  # characters of a name that are kept
 _LONGEST = 10 * 366 * 86_400  # seconds until messages vanish
 
@@ -60,7 +63,7 @@ def learn_person(tx: Tx, channel: str, jids: tuple[str, ...], name: str, role: R
     if name:
         tx.execute("UPDATE people SET name = ? WHERE id = ?", (storable(name[:_NAME]), person_id))
     if role is not None:
-        tx.execute("UPDATE people SET role = ? WHERE id = ?", (role, person_id))
+        tx.execute("UPDATE people SET role = ?, denied = 0 WHERE id = ?", (role, person_id))
     return person_id, _role(tx, person_id)
 
 
@@ -97,13 +100,39 @@ def _nobody(tx: Tx) -> int:
 def chat(tx: Tx, chat_id: int) -> Chat:
     """One chat by its id."""
     row = tx.execute(
-        "SELECT c.*, (SELECT jid FROM chat_jids j WHERE j.chat_id = c.id ORDER BY rank, j.rowid LIMIT 1) AS jid"
-        " FROM chats c WHERE c.id = ?",
+        "SELECT c.*, (SELECT jid FROM chat_jids j WHERE j.chat_id = c.id ORDER BY rank, j.rowid LIMIT 1) AS jid,"
+        " coalesce(g.prefix, '') AS prefix, coalesce(g.reaction, '') AS reaction"
+        " FROM chats c LEFT JOIN groups g ON g.id = c.group_id WHERE c.id = ?",
         (chat_id,),
     ).fetchone()
     return Chat(
-        row["id"], row["channel"], row["jid"], row["name"], bool(row["is_group"]), row["group_id"], row["expires"]
+        *(row["id"], row["channel"], row["jid"], row["name"], bool(row["is_group"]), row["group_id"]),
+        *(row["expires"], row["prefix"], row["reaction"]),
     )
+
+
+def jids(tx: Tx, chat_id: int) -> tuple[str, ...]:
+    """Every jid of a chat, the one to send to first."""
+    rows = tx.execute("SELECT jid FROM chat_jids WHERE chat_id = ? ORDER BY rank, rowid", (chat_id,))
+    return tuple(r["jid"] for r in rows)
+
+
+def seen(tx: Tx) -> list[SeenChat]:
+    """Every chat but the terminal, newest first."""
+    rows = tx.execute(
+        "SELECT c.*, coalesce(g.folder, '') AS folder FROM chats c LEFT JOIN groups g ON g.id = c.group_id"
+        " WHERE c.channel <> 'terminal' ORDER BY c.seen DESC, c.id DESC"
+    )
+    by_chat: dict[int, list[str]] = {}
+    for row in tx.execute("SELECT chat_id, jid FROM chat_jids ORDER BY rank, rowid"):
+        by_chat.setdefault(row["chat_id"], []).append(row["jid"])
+    return [
+        SeenChat(
+            *(r["id"], r["channel"], tuple(by_chat.get(r["id"], ())), r["name"], bool(r["is_group"])),
+            *(r["seen"], r["members"], r["count"], r["folder"]),
+        )
+        for r in rows.fetchall()
+    ]
 
 
 def main_chat(tx: Tx) -> Chat | None:
@@ -132,7 +161,7 @@ def group_of_lane(tx: Tx, lane: str) -> Group | None:
 
 def group_by_folder(tx: Tx, folder: str) -> Group | None:
     """The group of a folder (case does not count), or None."""
-    row = tx.execute("SELECT * FROM groups WHERE folder = ?", (folder,)).fetchone()
+    row = tx.execute("SELECT * FROM groups WHERE folder = ?", (storable(folder),)).fetchone()
     return None if row is None else _group(row)
 
 
@@ -141,18 +170,32 @@ def groups(tx: Tx) -> list[Group]:
     return [_group(r) for r in tx.execute("SELECT * FROM groups ORDER BY is_main DESC, name")]
 
 
+def assistant(tx: Tx) -> str:
+    """What the assistant is called: main is named so."""
+    return main_group(tx).name
+
+
 def add_group(tx: Tx, new: Group, now: int) -> Group:
     """Insert a group; its id is chosen here."""
     cursor = tx.execute(
-        "INSERT INTO groups(folder, name, is_main, mode, word, model, network, mounts, limits, zone, state, created_at)"
-        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(new.folder, new.name, new.is_main, new.mode, new.word, new.model, new.network),
-            json.dumps([asdict(m) for m in new.mounts]),
-            *(json.dumps(asdict(new.limits)), new.zone, new.state, now),
-        ),
+        "INSERT INTO groups(folder, name, is_main, created_at) VALUES(?, ?, ?, ?)",
+        (new.folder, new.name, new.is_main, now),
     )
-    return group(tx, new_id(cursor))
+    return save_group(tx, replace(new, id=new_id(cursor)))
+
+
+def save_group(tx: Tx, group: Group) -> Group:
+    """All that can be changed of a group, as it is here."""
+    row = {
+        **{key: getattr(group, key) for key in _PLAIN},
+        "hosts": json.dumps(group.hosts),
+        "skills": json.dumps(group.skills),
+        "mounts": json.dumps([asdict(m) for m in group.mounts]),
+        "limits": json.dumps(asdict(group.limits)),
+    }
+    columns = ", ".join(f"{key} = :{key}" for key in row)
+    tx.execute(f"UPDATE groups SET {columns} WHERE id = :id", {**row, "id": group.id})  # noqa: S608 - our own names
+    return group
 
 
 def join_group(tx: Tx, chat_id: int, group_id: int | None) -> None:
@@ -160,18 +203,17 @@ def join_group(tx: Tx, chat_id: int, group_id: int | None) -> None:
     tx.execute("UPDATE chats SET group_id = ? WHERE id = ?", (group_id, chat_id))
 
 
-def _group(row: dict[str, str]) -> Group:
+def _group(row: dict[str, Any]) -> Group:
     return Group(
         id=int(row["id"]),
         folder=row["folder"],
-        name=row["name"],
         is_main=bool(row["is_main"]),
         mode=TriggerMode(row["mode"]),
-        word=row["word"],
-        model=row["model"],
-        network=row["network"],
-        limits=Limits(**json.loads(row["limits"])),
-        mounts=tuple(Mount(**m) for m in json.loads(row["mounts"])),
-        zone=row["zone"],
+        who=Who(row["who"]),
         state=GroupState(row["state"]),
+        hosts=tuple(json.loads(row["hosts"])),
+        skills=tuple(json.loads(row["skills"])),
+        mounts=tuple(Mount(**m) for m in json.loads(row["mounts"])),
+        limits=Limits(**json.loads(row["limits"])),
+        **{key: row[key] for key in _TEXTS},
     )

@@ -66,8 +66,18 @@ def chat(tx: Tx, chat_id: int, since: int, now: int) -> None:
         span,
     )
     tx.execute(
-        "UPDATE outgoing SET payload = '' WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN (?, ?)",
-        (*span, OutState.SENT, OutState.DEAD),
+        "UPDATE outgoing SET payload = '', file = ''"
+        " WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN (?, ?, ?)",
+        (*span, OutState.SENT, OutState.DEAD, OutState.DUPLICATE),
+    )
+    # What is still answered goes when it is (the triggers of these columns).
+    tx.execute(
+        f"UPDATE messages SET forget = 1 WHERE chat_id = ? AND saved_at >= ? AND saved_at < ? AND NOT {_OVER}",  # noqa: S608
+        span,
+    )
+    tx.execute(
+        f"UPDATE turns SET forget = 1 WHERE chat_id = ? AND created_at < ? AND state NOT IN {_ENDED}",  # noqa: S608
+        (chat_id, now),
     )
     ended = f"SELECT id FROM turns WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN {_ENDED}"  # noqa: S608
     tx.execute(f"UPDATE requests SET args = '{{}}', answer = '' WHERE turn_id IN ({ended})", span)  # noqa: S608

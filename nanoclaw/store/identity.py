@@ -77,18 +77,19 @@ def _lid(jids: tuple[str, ...]) -> str:
 
 
 def _merge_people(tx: Tx, ids: list[int]) -> int:
-    """One person, with the higher role."""
+    """One person, with the higher role; who was denied under one jid is denied, unless they are an owner."""
     keep = ids[0]
     for gone in ids[1:]:
-        pair = tx.execute("SELECT role FROM people WHERE id IN (?, ?)", (keep, gone)).fetchall()
+        pair = tx.execute("SELECT role, denied FROM people WHERE id IN (?, ?)", (keep, gone)).fetchall()
         role = max((Role(row["role"]) for row in pair), key=ROLES.index)
+        denied = role is not Role.OWNER and any(row["denied"] for row in pair)
         tx.execute(
-            "UPDATE people SET role = ?, name = coalesce(nullif(people.name, ''), g.name),"
+            "UPDATE people SET role = ?, denied = ?, name = coalesce(nullif(people.name, ''), g.name),"
             " listed = coalesce(nullif(people.listed, ''), g.listed)"
             " FROM (SELECT name, listed FROM people WHERE id = ?) AS g WHERE people.id = ?",
-            (role, gone, keep),
+            (Role.GUEST if denied else role, denied, gone, keep),
         )
-        for table in ("messages", "tasks", "person_jids"):
+        for table in ("messages", "tasks", "questions", "person_jids"):
             tx.execute(f"UPDATE {table} SET person_id = ? WHERE person_id = ?", (keep, gone))  # noqa: S608
         tx.execute("UPDATE OR REPLACE early SET person_id = ? WHERE person_id = ?", (keep, gone))
         tx.execute("DELETE FROM people WHERE id = ?", (gone,))
@@ -113,7 +114,7 @@ def _merge_chats(tx: Tx, ids: list[int]) -> int:
             " FROM (SELECT * FROM chats WHERE id = ?) AS g WHERE chats.id = ?",
             (gone, keep),
         )
-        for table in ("turns", "outgoing", "tasks", "chat_jids"):
+        for table in ("turns", "outgoing", "tasks", "questions", "chat_jids"):
             tx.execute(f"UPDATE {table} SET chat_id = ? WHERE chat_id = ?", (keep, gone))  # noqa: S608
         for table in ("messages", "notices", "early"):  # what both had is one
             tx.execute(f"UPDATE OR IGNORE {table} SET chat_id = ? WHERE chat_id = ?", (keep, gone))  # noqa: S608

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nanoclaw.models import Incoming, Key, Message, MessageState, Quoted, Role, TurnState, Verdict
+from nanoclaw.models import Incoming, Key, Message, MessageState, Quoted, Role, Turn, TurnState, Verdict
 from nanoclaw.prompts import BUDGET
 from nanoclaw.store import Tx, containing, media, new_id, outgoing, storable
 
@@ -179,6 +179,40 @@ def handle_open(tx: Tx, lane: str) -> int:
     ).rowcount
 
 
+def quiet(tx: Tx, person_id: int) -> None:
+    """What waits of this person is only context."""
+    tx.execute(
+        "UPDATE messages SET verdict = ? WHERE person_id = ? AND state = ? AND verdict = ?",
+        (Verdict.CONTEXT, person_id, MessageState.OPEN, Verdict.WORK),
+    )
+
+
+def all_of(tx: Tx, person_id: int, lane: str, turn: Turn | None) -> bool:
+    """Whether everything that this turn (with those that one run answers together; none: the lane's unclaimed work)
+    was asked for came from this person; of a turn that nobody's message made (a task's) it did not."""
+    if turn is None:
+        waiting = "SELECT person_id FROM messages WHERE lane = ? AND verdict = ? AND state = ?"
+        rows = tx.execute(waiting, (lane, Verdict.WORK, MessageState.OPEN)).fetchall()
+    else:
+        run = turn.run_id if turn.state is TurnState.GIVEN else ""
+        rows = tx.execute(
+            "SELECT m.person_id FROM turns t LEFT JOIN messages m ON m.turn_id = t.id AND m.verdict = ?"
+            " WHERE t.id = ? OR (t.run_id = ? AND t.run_id <> '' AND t.state = ?)",
+            (Verdict.WORK, turn.id, run, TurnState.GIVEN),
+        ).fetchall()
+    return bool(rows) and all(row["person_id"] == person_id for row in rows)
+
+
+def guests_commands_since(tx: Tx, chat_id: int, since: int) -> int:
+    """How many commands guests have sent there since then."""
+    row = tx.execute(
+        "SELECT count(*) FROM messages m JOIN people p ON p.id = m.person_id"
+        " WHERE m.chat_id = ? AND m.saved_at >= ? AND m.verdict = ? AND p.role = ?",
+        (chat_id, since, Verdict.COMMAND, Role.GUEST),
+    ).fetchone()
+    return int(row[0])
+
+
 def drop_open(tx: Tx, chat_id: int) -> None:
     """What was said there is neither answered nor shown any more."""
     tx.execute(
@@ -191,6 +225,24 @@ def newest_of_turn(tx: Tx, turn_id: str) -> str:
     """The channel's id of the turn's newest work: the one that a reply quotes; "" if there is none."""
     row = tx.execute(
         "SELECT wa_id FROM messages WHERE turn_id = ? AND verdict = ? ORDER BY id DESC LIMIT 1", (turn_id, Verdict.WORK)
+    ).fetchone()
+    return "" if row is None else str(row["wa_id"])
+
+
+def asker(tx: Tx, turn_id: str) -> int | None:
+    """Who said what the turn answers; of several people the last."""
+    row = tx.execute(
+        "SELECT person_id FROM messages WHERE turn_id = ? AND verdict = ? ORDER BY id DESC LIMIT 1",
+        (turn_id, Verdict.WORK),
+    ).fetchone()
+    return None if row is None else int(row["person_id"])
+
+
+def wa_id(tx: Tx, chat_id: int, message_id: int) -> str:
+    """The channel's id of a message of the chat that was not deleted; "" for none."""
+    row = tx.execute(
+        "SELECT wa_id FROM messages WHERE id = ? AND chat_id = ? AND state <> ?",
+        (message_id, chat_id, MessageState.WITHDRAWN),
     ).fetchone()
     return "" if row is None else str(row["wa_id"])
 

@@ -1,16 +1,24 @@
 """Rows to be sent, and what the chats were told once."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
-from nanoclaw.models import Key, Outgoing, OutKind, OutState, Said
+from nanoclaw.models import Key, OutFile, Outgoing, OutKind, OutState, Said
 from nanoclaw.prompts import split
-from nanoclaw.store import Tx, chats, containing, new_id
+from nanoclaw.store import Tx, chats, containing, new_id, pending
 
 # The order within a chat: the host's short answers do not wait behind long replies.
 _RANK = f"CASE kind WHEN '{OutKind.COMMAND}' THEN 0 ELSE 1 END"
 _KINDS = list(OutKind)  # the order over all chats
 MAX_WAIT_MS = 60_000  # no row is ever put off for longer
 _LONGEST = 3900  # characters of the host's own texts
+_DAY_MS = 86_400_000
+# What a row says, for those who read it later: a file by its name.
+SHOWN = (
+    "CASE WHEN o.file = '' THEN o.payload ELSE trim('[' || json_extract(o.file, '$.kind') || ' sent: '"
+    " || json_extract(o.file, '$.name') || '] ' || o.payload) END"
+)
 
 
 def queue(
@@ -37,6 +45,13 @@ def queue_parts(
     for n, text in enumerate(others, part + 1):
         last = queue(tx, chat_id, text, kind, now, turn_id=turn_id, part=n)
     return last
+
+
+def queue_file(tx: Tx, chat_id: int, file: OutFile, caption: str, now: int, *, turn_id: str, part: int) -> int:
+    """A file to be sent; the row's id."""
+    out_id = queue(tx, chat_id, caption, OutKind.FILE, now, turn_id=turn_id, part=part)
+    tx.execute("UPDATE outgoing SET file = ? WHERE id = ?", (json.dumps(asdict(file)), out_id))
+    return out_id
 
 
 def next_due(tx: Tx, channel: str, now: int, served: Mapping[int, int]) -> Outgoing | None:
@@ -134,7 +149,7 @@ def state(tx: Tx, out_id: int) -> tuple[OutState, str]:
 
 def said_in_turn(tx: Tx, turn_id: str, texts: Sequence[str]) -> bool:
     """Whether the agent has already sent exactly this, part by part, in this turn."""
-    rows = tx.execute("SELECT payload FROM outgoing WHERE turn_id = ?", (turn_id,))
+    rows = tx.execute("SELECT payload FROM outgoing WHERE turn_id = ? AND kind = ?", (turn_id, OutKind.REPLY))
     return {row["payload"] for row in rows}.issuperset(texts)
 
 
@@ -158,21 +173,64 @@ def spoken(tx: Tx, turn_id: str) -> int:
     return int(tx.execute("SELECT count(*) FROM outgoing WHERE turn_id = ?", (turn_id,)).fetchone()[0])
 
 
-def said_before(tx: Tx, chat_id: int, before: int, text: str, limit: int) -> list[Said]:
-    """Our newest texts in the chat that follow a message before this id, with this text in them, oldest first."""
+def recent(tx: Tx, chat_id: int, since: int) -> list[tuple[str, str]]:
+    """The agents' texts that were sent there since then, newest first: the channel's id, and the text."""
     rows = tx.execute(
-        "SELECT * FROM (SELECT o.id, o.payload, o.created_at, coalesce((SELECT m.id FROM messages m"
+        "SELECT wa_id, payload FROM outgoing WHERE chat_id = ? AND kind = ? AND state = ? AND sent_at > ?"
+        " AND created_at > ? AND wa_id <> '' ORDER BY id DESC",
+        (chat_id, OutKind.REPLY, OutState.SENT, since, since - 2 * _DAY_MS),  # the index is that of created_at
+    )
+    return [(row["wa_id"], row["payload"]) for row in rows]
+
+
+def unsent_bytes(tx: Tx, group_id: int) -> int:
+    """How much of a group's files waits to be sent."""
+    row = tx.execute(
+        "SELECT coalesce(sum(json_extract(o.file, '$.size')), 0) FROM outgoing o JOIN chats c ON c.id = o.chat_id"
+        " WHERE o.file <> '' AND o.state IN (?, ?, ?) AND c.group_id = ?",
+        (OutState.QUEUED, OutState.SENDING, OutState.UNKNOWN, group_id),
+    ).fetchone()
+    return int(row[0])
+
+
+def copies(tx: Tx) -> dict[str, bool]:
+    """The copies of files that rows name: whether each is still to be sent."""
+    rows = tx.execute("SELECT json_extract(file, '$.copy') AS copy, state FROM outgoing WHERE file <> ''")
+    return {row["copy"]: row["state"] in (OutState.QUEUED, OutState.SENDING, OutState.UNKNOWN) for row in rows}
+
+
+def replies_since(tx: Tx, chat_id: int, since: int) -> list[str]:
+    """What agents wrote there since then, sent or not."""
+    rows = tx.execute(
+        "SELECT payload FROM outgoing WHERE chat_id = ? AND created_at >= ? AND kind = ?",
+        (chat_id, since, OutKind.REPLY),
+    )
+    return [row["payload"] for row in rows]
+
+
+def said_before(tx: Tx, chat_id: int, before: int, text: str, limit: int) -> list[Said]:
+    """Our newest texts in the chat that follow a message before this id, with this text in them, oldest first; none
+    with a code in it that the owner has not answered: that is for their eyes."""
+    rows = tx.execute(
+        f"SELECT * FROM (SELECT o.id, {SHOWN} AS payload, o.created_at, coalesce(("  # noqa: S608
+        "SELECT m.id FROM messages m"
         " WHERE m.chat_id = o.chat_id AND m.saved_at <= o.created_at ORDER BY m.saved_at DESC, m.id DESC LIMIT 1), 0)"
-        " AS after FROM outgoing o WHERE o.chat_id = ? AND o.state = ? AND o.kind <> ? AND o.payload <> ''"
-        " AND o.payload LIKE ? ESCAPE '!') WHERE after < ? ORDER BY id DESC LIMIT ?",
-        (chat_id, OutState.SENT, OutKind.REACTION, containing(text), before, limit),
+        " AS after FROM outgoing o"
+        " WHERE o.chat_id = ? AND o.state = ? AND o.kind <> ? AND (o.payload <> '' OR o.file <> '')"
+        " AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.state = ? AND o.payload LIKE '%' || p.code || '%')"
+        f" AND {SHOWN} LIKE ? ESCAPE '!') WHERE after < ? ORDER BY id DESC LIMIT ?",
+        (chat_id, OutState.SENT, OutKind.REACTION, pending.State.WAITING, containing(text), before, limit),
     )
     return [Said(row["payload"], row["created_at"], row["after"]) for row in reversed(rows.fetchall())]
 
 
-def counts(tx: Tx) -> dict[str, int]:
-    """Rows per state that is not `sent`."""
-    rows = tx.execute("SELECT state, count(*) AS n FROM outgoing WHERE state <> ? GROUP BY state", (OutState.SENT,))
+def counts(tx: Tx, group_id: int | None = None) -> dict[str, int]:
+    """Rows per state that is not `sent`, of one group's chats or of all."""
+    rows = tx.execute(
+        "SELECT o.state, count(*) AS n FROM outgoing o JOIN chats c ON c.id = o.chat_id WHERE o.state <> ?"
+        " AND coalesce(?, c.group_id, 0) = coalesce(c.group_id, 0) GROUP BY o.state",
+        (OutState.SENT, group_id),
+    )
     return {r["state"]: r["n"] for r in rows}
 
 
@@ -182,6 +240,20 @@ def tell_once(tx: Tx, cause: str, chat_id: int, text: str, now: int) -> None:
         "INSERT INTO notices(cause, chat_id, at) VALUES(?, ?, ?) ON CONFLICT DO NOTHING", (cause, chat_id, now)
     ).rowcount:
         queue(tx, chat_id, text, OutKind.NOTICE, now)
+
+
+def may_tell(tx: Tx, cause: str, chat_id: int, now: int, every: int) -> bool:
+    """Whether this was not told in the last `every` milliseconds; then it is now."""
+    row = tx.execute("SELECT at FROM notices WHERE cause = ? AND chat_id = ?", (cause, chat_id)).fetchone()
+    if row is not None and now - every < row["at"] <= now:
+        return False
+    tx.execute("INSERT OR REPLACE INTO notices(cause, chat_id, at) VALUES(?, ?, ?)", (cause, chat_id, now))
+    return True
+
+
+def told_since(tx: Tx, cause: str, since: int) -> int:
+    """In how many chats this was the case since then."""
+    return int(tx.execute("SELECT count(*) FROM notices WHERE cause = ? AND at > ?", (cause, since)).fetchone()[0])
 
 
 def forget_notices(tx: Tx, cause: str) -> None:
@@ -209,4 +281,5 @@ def _outgoing(tx: Tx, row: dict[str, str]) -> Outgoing:
         text=row["payload"],
         quote=_key(tx, int(row["chat_id"]), row["quote"]) if row["quote"] else None,
         attempts=int(row["attempts"]),
+        file=OutFile(**json.loads(row["file"])) if row["file"] else None,
     )

@@ -5,7 +5,7 @@ import hmac
 from dataclasses import replace
 
 from nanoclaw.models import Account, Group, Role
-from nanoclaw.store import Tx, chats, ledger, messages, turns
+from nanoclaw.store import Tx, chats, ledger, messages, people, turns
 
 CLAIM_MS = 600_000  # ten minutes
 CLAIM_TRIES = 5  # of one person
@@ -104,8 +104,11 @@ def _is_listed(tx: Tx, person_id: int) -> bool:
 
 
 def _dismiss(tx: Tx, channel: str, person_id: int) -> None:
-    """An owner no more: a guest, whose own chat is none of main's."""
+    """An owner no more: a guest, whose own chat is none of main's, and what waits has a guest's right."""
     tx.execute("UPDATE people SET role = ?, listed = '' WHERE id = ?", (Role.GUEST, person_id))
+    turns.unmake(tx, person_id)
+    for group in chats.groups(tx):
+        people.quiet(tx, group)
     own = tx.execute(
         "SELECT id FROM chats WHERE NOT is_group AND group_id IN (SELECT id FROM groups WHERE is_main)"
         " AND id IN (SELECT c.chat_id FROM chat_jids c JOIN person_jids p ON p.channel = c.channel AND p.jid = c.jid"

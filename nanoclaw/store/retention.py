@@ -38,6 +38,19 @@ _TURNS = Old(
 MESSAGES = (_OUTGOING, _MESSAGES, _RUNS, _TURNS)
 USAGE = Old("usage", "at")
 AUDIT = Old("audit", "at")
+FIRINGS = Old("firings", "at", "state <> 'open'")
+TASKS = Old(
+    "tasks",
+    "ended_at",
+    "state IN ('done', 'cancelled') AND NOT EXISTS (SELECT 1 FROM firings f WHERE f.task_id = tasks.id)"
+    " AND id < (SELECT max(id) FROM tasks)",  # else its number would be another's, who is asked for by it
+)
+# A task's lane; one that fires again gets a new row.
+LANES = Old(
+    "lanes",
+    "parked_at",
+    "lane LIKE '%#task-%' AND parked = '' AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.lane = lanes.lane)",
+)
 _UNUSED = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} x WHERE x.chat_id = chats.id)"  # noqa: S608
     for table in ("messages", "outgoing", "turns", "tasks")

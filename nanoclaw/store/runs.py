@@ -54,6 +54,11 @@ def set_container(tx: Tx, run_id: str, container: str) -> None:
     tx.execute("UPDATE runs SET container = ? WHERE id = ?", (container, run_id))
 
 
+def set_writes(tx: Tx, run_id: str, writes: tuple[str, ...]) -> None:
+    """The folders beside its group's own that the run may write."""
+    tx.execute("UPDATE runs SET writes = ? WHERE id = ?", (json.dumps(writes), run_id))
+
+
 def set_offset(tx: Tx, run_id: str, offset: int) -> None:
     """Everything before this byte of out.ndjson is applied."""
     tx.execute("UPDATE runs SET offset = ? WHERE id = ?", (offset, run_id))
@@ -94,10 +99,10 @@ def _letter(tx: Tx, run_id: str, n: int, kind: str, ref: str) -> ToAgent:
         row = tx.execute("SELECT session FROM runs WHERE id = ?", (run_id,)).fetchone()
         return Open(run_id, ref, row["session"])
     if kind == Prompt.kind:
-        row = tx.execute("SELECT prompt, images, attempts FROM turns WHERE id = ?", (ref,)).fetchone()
+        row = tx.execute("SELECT prompt, images, attempts, script FROM turns WHERE id = ?", (ref,)).fetchone()
         notes = (_afresh(tx, run_id) if n == _FIRST_PROMPT else "", retry_note(row["attempts"]))
         text = "\n\n".join(filter(None, (*notes, row["prompt"])))
-        return Prompt(ref, text, tuple(json.loads(row["images"])))
+        return Prompt(ref, text, tuple(json.loads(row["images"])), row["script"])
     if kind == Stop.kind:
         return Stop(ref)
     row = tx.execute("SELECT ok, answer FROM requests WHERE run_id = ? AND n = ?", (run_id, int(ref))).fetchone()
@@ -167,6 +172,7 @@ def answer(tx: Tx, run_id: str, n: int, ok: bool, text: str) -> None:
         "UPDATE requests SET state = ?, ok = ?, answer = ? WHERE run_id = ? AND n = ?",
         (RequestState.ANSWERED, ok, text, run_id, n),
     )
+    tx.execute("DELETE FROM questions WHERE run_id = ? AND n = ?", (run_id, n))
     add_letter(tx, run_id, Answer.kind, str(n))
 
 
@@ -189,4 +195,5 @@ def _run(row: dict[str, Any]) -> RunRow:
         offset=row["offset"],
         session=row["session"],
         started_at=row["started_at"],
+        writes=tuple(json.loads(row["writes"])),
     )
