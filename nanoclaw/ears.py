@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from loguru import logger
 
 from nanoclaw import failpoints, notices, router
-from nanoclaw.commands import Answered
-from nanoclaw.models import Account, Incoming, OutKind
-from nanoclaw.store import Store, Tx, chats, outgoing, owners
+from nanoclaw.commands import Answered, House
+from nanoclaw.config import Config
+from nanoclaw.models import Account, Incoming, Members, OutKind
+from nanoclaw.store import Store, Tx, chats, outgoing, owners, people
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,28 @@ class Ears:
 
     channel: str
     store: Store
-    late_ms: int  # after which what comes late is only context
+    config: Callable[[], Config]
     clock: Callable[[], int]
     wake: Callable[[str], None]  # a lane
     wake_outbox: Callable[[], None]
     act: Callable[[str, Answered], None]  # what a command left to do in the living process
+    house: Callable[[], House] = House  # what commands need to know of it
 
-    async def hear(self, msg: Incoming) -> None:
-        """Store the message with the router's verdict. Raises StoreError: then it is not stored."""
-        heard = await self.store.write(router.hear, msg, self.clock(), self.late_ms)
-        failpoints.hit("heard")
-        if heard is None:
+    async def hear(self, *messages: Incoming) -> None:
+        """Store the messages with the router's verdicts, in one transaction. Raises StoreError: then none is stored."""
+        if not messages:
             return
-        logger.info("Heard a message on {}: {}", msg.channel, heard.verdict)
+        late_ms = int(self.config().late_after * 1000)
+        for heard in await self.store.write(router.hear_all, messages, self.clock(), late_ms, self.house()):
+            failpoints.hit("heard")
+            try:
+                self._follow(heard)
+            except Exception as e:  # it is stored, and what was stored with it goes on
+                logger.error("What follows from a message could not be done: {}", type(e).__name__)
+
+    def _follow(self, heard: router.Heard) -> None:
+        """What the rows make the living process do."""
+        logger.info("Heard a message on {}: {}", self.channel, heard.verdict)
         if heard.told:
             self.wake_outbox()
         if heard.answered is not None:
@@ -46,6 +56,10 @@ class Ears:
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
         """A group's name or timer, learned without a message."""
         await self.store.write(chats.name_chat, self.channel, chat, name, expires)
+
+    async def members(self, chat: tuple[str, ...], news: Members) -> None:
+        """Who is in a group, or came and went."""
+        await self.store.write(people.meet_members, self.channel, chat, news, self.clock())
 
     async def tell(self, text: str) -> None:
         """Told in main, in the host's own words."""

@@ -1,10 +1,12 @@
-"""Named instants at which a test can kill this process; nothing happens unless the environment names one."""
+"""Named instants at which a test can kill this process, or make a step fail; nothing unless the environment says so."""
 
 import os
 import signal
+from pathlib import Path
 
 _NAME, _, _COUNT = os.environ.get("NANOCLAW_FAIL_POINT", "").partition(":")
 _left = int(_COUNT or 1)
+_FAULTS = os.environ.get("NANOCLAW_FAULTS", "")
 
 
 def hit(name: str) -> None:
@@ -14,3 +16,8 @@ def hit(name: str) -> None:
         _left -= 1
         if _left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fails(name: str) -> bool:
+    """Whether this step is to fail now: while the folder NANOCLAW_FAULTS holds a file of that name."""
+    return bool(_FAULTS) and Path(_FAULTS, name).exists()

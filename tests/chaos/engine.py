@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import functools
+import itertools
+import json
+import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,20 +20,23 @@ from tests.chaos.judge import numbers
 from tests.chaos.phones import Phones
 from tests.chaos.storm import Storm
 from tests.fakes import KEY
-from tests.model_server import ModelServer, Seen, Step, Text
+from tests.model_server import ModelServer, Seen, Status, Step, Text, ToolUse
 
-_KINDS = ("plain", "aside", "command", "edit", "delete")
-_TROUBLES = ("drop", "deaf", "agent dies", "agents die")
+_KINDS = ("plain", "tool", "aside", "command", "edit", "delete")
+# The engine itself is not stopped: other containers may live in it.
+_TROUBLES = ("drop", "deaf", "agent dies", "agents die", "clock", "no commit")
 _SLOWER = 3.0  # a container takes a second to start
+_OVERLOADED = 10  # each request of that number is refused, and the CLI tries again
+_TOOL = re.compile(r"^!tool (acted m\d+)$", re.MULTILINE)
 
 
 @asynccontextmanager
 async def built_with(engine: DockerClient) -> AsyncIterator[House]:
     """A house, and the model that its agents ask."""
-    async with ModelServer(keys=set(KEY.values())) as model:
-        model.answer(answer)
+    async with ModelServer(keys=set(KEY.values())) as server:
+        server.answer(model())
         kind = functools.partial(EngineHouse, engine=engine)
-        async with built(kind, {"NANOCLAW_BASE_URL": model.url}, small=False) as house:
+        async with built(kind, {"NANOCLAW_BASE_URL": server.url}, small=False) as house:
             yield house
 
 
@@ -39,9 +45,26 @@ def storm(house: House, seed: int, kills: int) -> Storm:
     return Storm(house, seed, kills, slower=_SLOWER, kinds=_KINDS, troubles=_TROUBLES)
 
 
-def answer(seen: Seen) -> Step:
-    """The model's part."""
-    return Text("answered " + " ".join(f"m{n}" for n in sorted(numbers(seen.said))))
+def model() -> Callable[[Seen], Step]:
+    """The model's part: it uses the tools that it is told to, once, and says what it has read."""
+    requests = itertools.count(1)
+
+    def answer(seen: Seen) -> Step:
+        if next(requests) % _OVERLOADED == 0:
+            return Status(529, retry_after=0.1)
+        wanted = [text for text in _TOOL.findall(seen.said) if text not in json.dumps(_calls(seen))]
+        if wanted:
+            return tuple(ToolUse("mcp__nanoclaw__send_message", {"text": text}) for text in wanted)
+        return Text("answered " + " ".join(f"m{n}" for n in sorted(numbers(seen.said))))
+
+    return answer
+
+
+def _calls(seen: Seen) -> list[object]:
+    """The tools that were used in this conversation, and what with."""
+    said = [m.get("content") for m in seen.body.get("messages", []) if m.get("role") == "assistant"]
+    blocks = [block for content in said if isinstance(content, list) for block in content]
+    return [block.get("input") for block in blocks if block.get("type") == "tool_use"]
 
 
 class EngineHouse(House):

@@ -1,7 +1,8 @@
 """What a storm leaves: what people said, what their phones read, and the rows."""
 
 import sqlite3
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,9 @@ class Said:
     text: str
     acknowledged: bool = True
     retried: bool = False  # it could not be decrypted and was sent again, so it may have been overtaken
+    kind: str = "plain"  # as in the plan
+    target: str = ""  # WhatsApp's id of the message that is edited or deleted
+    died: bool = True  # a host had got it and died before, or soon after, it was acknowledged
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,16 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class Fired:
+    """A row of `firings`."""
+
+    task_id: int
+    due: int
+    state: str
+    turn_id: str | None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All of it."""
 
@@ -84,6 +98,10 @@ class Evidence:
     turns: tuple[Turned, ...]
     outgoing: tuple[Spoken, ...]
     chats: dict[str, int]  # jid -> id
+    names: Mapping[int, str] = field(default_factory=dict)  # of chats, by id
+    main: frozenset[int] = frozenset()  # the owner's chats
+    tasks: frozenset[int] = frozenset()  # those that were to be done once
+    firings: tuple[Fired, ...] = ()
     unreadable: frozenset[str] = frozenset()  # ids of texts that a phone could not decrypt
     living_runs: int = 0  # rows of runs that have not ended
     integrity: str = "ok"
@@ -99,6 +117,8 @@ def rows(database: Path, said: tuple[Said, ...], delivered: tuple[Delivered, ...
         tx.row_factory = sqlite3.Row
         chats = {r["jid"]: r["chat_id"] for r in tx.execute("SELECT * FROM chat_jids WHERE channel = 'whatsapp'")}
         ours = "chat_id IN (SELECT id FROM chats WHERE channel = 'whatsapp')"
+        names = {r["id"]: r["name"] for r in tx.execute("SELECT id, name FROM chats")}
+        in_main = "SELECT c.id FROM chats c JOIN groups g ON g.id = c.group_id WHERE g.is_main"
         (living,) = tx.execute("SELECT count(*) FROM runs WHERE state <> 'ended'").fetchone()
         integrity = "; ".join(r[0] for r in tx.execute("PRAGMA integrity_check"))
         found = Evidence(
@@ -106,7 +126,9 @@ def rows(database: Path, said: tuple[Said, ...], delivered: tuple[Delivered, ...
             _table(tx, Heard, f"SELECT * FROM messages WHERE {ours} ORDER BY id"),
             _table(tx, Turned, "SELECT * FROM turns ORDER BY rowid"),
             _table(tx, Spoken, f"SELECT * FROM outgoing WHERE {ours} ORDER BY id"),
-            chats, living_runs=living, integrity=integrity, **more,
+            chats, names, frozenset(r["id"] for r in tx.execute(in_main)),
+            frozenset(r["id"] for r in tx.execute("SELECT id FROM tasks")),
+            _table(tx, Fired, "SELECT * FROM firings ORDER BY id"), living_runs=living, integrity=integrity, **more,
         )  # fmt: skip
     tx.close()
     return found

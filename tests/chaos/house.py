@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,12 +39,13 @@ class House:
         self.sandbox = ProcessSandbox(folder / REGISTRY)
         self.host: asyncio.subprocess.Process | None = None
         self.can_be_full = False
+        self.deaths: list[float] = []  # when hosts were found dead, by time.monotonic()
         self.sizes: list[tuple[int, int]] = []  # descriptors and resident KiB, life by life
         self._env = phones.env() | KEY | env
         self._env |= {
             "NANOCLAW_HOME": str(self.home), "NANOCLAW_WHATSAPP": "own", "NANOCLAW_MAX_RUNS": "3",
             "NANOCLAW_OWNERS": "+15552220001", "PYTHONPATH": f"{phones.env()['PYTHONPATH']}:{ROOT}",
-            "NEONIZE_BOT_TAG": "off",
+            "NEONIZE_BOT_TAG": "off", "NANOCLAW_FAULTS": str(folder),
         }  # fmt: skip
         self._log = (folder / "log").open("ab")
         self.people = {
@@ -105,6 +107,7 @@ class House:
         with contextlib.suppress(ProcessLookupError):
             self.host.kill()
         code = await self.host.wait()
+        self.deaths.append(time.monotonic())
         os.close(self._ready)
         self.host = None
         return code
@@ -166,8 +169,18 @@ class House:
         """It does."""
         (self.folder / GONE).unlink(missing_ok=True)
 
+    def refuse_commits(self) -> None:
+        """Nothing can be written to the database, whatever room there is."""
+        (self.folder / "commit").touch()
+
+    def take_commits(self) -> None:
+        """It can."""
+        (self.folder / "commit").unlink(missing_ok=True)
+
     def fill_disk(self) -> None:
-        """Nothing more fits."""
+        """Nothing more fits, if the home has a disk of its own."""
+        if not self.can_be_full:
+            return
         with (self.home / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
             for size in (1 << 20, 1 << 12, 1):
                 with contextlib.suppress(OSError):

@@ -12,9 +12,12 @@ from tests.chaos.evidence import Evidence, Heard, Spoken, Turned
 FEW = 8  # lives below which nothing is said of growth
 MORE_DESCRIPTORS = 8
 MORE_MEMORY = 1.25  # times
+_DEEDS = ("acted", "fired")  # how the texts begin that are no answer: of a tool, of a task
 _NUMBER = re.compile(r"\bm(\d+)\b")
 _QUOTED = re.compile(r"<quoted-(\w+) .*?</quoted-\1>", re.DOTALL)  # what an echo repeats of earlier messages
 _FINAL = {"sent", "dead", "duplicate"}
+# The verdict that each kind is due. (Of an edit it depends on what its target has become.)
+_DUE = dict.fromkeys(("plain", "slow", "retry", "tool", "task"), "work") | {"command": "command", "aside": "context"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Verdict:
     window: int  # acknowledged by the library, and the host died before the row
     doubled: int  # after an unknown outcome
     faults: tuple[Fault, ...]
+    failed: int = 0  # of the messages: their turn failed, and that was told
 
     def line(self, kills: int) -> str:
         """The last line."""
@@ -45,17 +49,20 @@ class Verdict:
 
 def judge(found: Evidence) -> Verdict:
     """Look at everything."""
-    lost = [*_not_stored(found), *_not_answered(found)]
+    lost = [*_not_stored(found), *_not_answered(found), *_not_fired(found)]
     doubled, wrong = _counted(found)
-    faults = [*lost, *wrong, *_order_in(found), *_order_out(found), *_said_twice(found), *_left_behind(found)]
-    faults += _grown(found.sizes)
-    return Verdict(len(found.said), len(lost), len(window(found)), doubled, tuple(faults))
+    faults = [*lost, *wrong, *_misjudged(found), *_given_up_in_silence(found)]
+    faults += [*_order_in(found), *_order_out(found), *_said_twice(found), *_fired_twice(found)]
+    faults += [*_left_behind(found), *_grown(found.sizes)]
+    failed = {t.id for t in found.turns if t.state == "failed"}
+    told = sum(m.turn_id in failed for m in found.messages)
+    return Verdict(len(found.said), len(lost), len(window(found)), doubled, tuple(faults), told)
 
 
 def window(found: Evidence) -> list[str]:
-    """Ids of messages that the library acknowledged and no row knows."""
+    """Ids of messages that the library acknowledged, and no row knows, because the host died right then."""
     stored = {m.wa_id for m in found.messages}
-    return [s.id for s in found.said if s.acknowledged and s.id not in stored]
+    return [s.id for s in found.said if s.acknowledged and s.died and s.id not in stored]
 
 
 # --- each message --------------------------------------------------------------------------------
@@ -64,8 +71,12 @@ def window(found: Evidence) -> list[str]:
 def _not_stored(found: Evidence) -> Iterator[Fault]:
     stored = {m.wa_id for m in found.messages}
     for said in found.said:
-        if not said.acknowledged and said.id not in stored:
+        if said.id in stored:
+            continue
+        if not said.acknowledged:
             yield Fault("lost", f"neither acknowledged nor stored: {said}")
+        elif not said.died:
+            yield Fault("lost", f"acknowledged and never stored, by a host that lived on: {said}")
 
 
 def _not_answered(found: Evidence) -> Iterator[Fault]:
@@ -86,7 +97,7 @@ def _unanswered(found: Evidence, message: Heard, turns: dict[str, Turned]) -> st
         return "" if given_up else "no turn took it"
     turn = turns[message.turn_id]
     if turn.state == "stopped":
-        return ""
+        return "" if _stopped_after(found, message) else "its turn was stopped, and nobody had asked for that"
     if turn.state not in ("done", "failed"):
         return f"its turn is {turn.state}"
     texts = _told(found, turn.id) + _told(found, turn.answered_by or turn.id)
@@ -99,13 +110,75 @@ def _unanswered(found: Evidence, message: Heard, turns: dict[str, Turned]) -> st
 
 
 def _told(found: Evidence, turn_id: str) -> list[str]:
-    """What was said for it, and is sent or given up (which main is told)."""
+    """What was said for it, and is sent or given up (of which main must hear: see below)."""
     return [o.payload for o in found.outgoing if o.turn_id == turn_id and o.state in _FINAL]
 
 
 def _stopped_after(found: Evidence, message: Heard) -> bool:
     later = (m for m in found.messages if m.lane == message.lane and m.id > message.id)
-    return any(m.verdict == "command" and m.text.strip() == "/stop" for m in later)
+    return any(m.verdict == "command" and m.text.strip() in ("/stop", "/new") for m in later)
+
+
+def _misjudged(found: Evidence) -> Iterator[Fault]:
+    """What is meant for the agent is work, and what nobody took back was not withdrawn."""
+    rows = {m.wa_id: m for m in found.messages}
+    deleted = {s.target for s in found.said if s.kind == "delete"}
+    for said in found.said:
+        if (row := rows.get(said.id)) is None:
+            continue
+        if row.state == "withdrawn":
+            if said.id not in deleted:
+                yield Fault("misjudged", f"withdrawn, and nobody deleted it\n{_lines([said, row])}")
+        elif row.verdict != _DUE.get(said.kind, row.verdict):
+            yield Fault("misjudged", _lines([said, row]))
+
+
+def _given_up_in_silence(found: Evidence) -> Iterator[Fault]:
+    """A text that is given up is told in main; of a notice that is, main has the detail. (Main's own: to nobody.)"""
+    notices = [o.payload for o in found.outgoing if o.chat_id in found.main and o.kind == "notice"]
+    dead: dict[int, list[Spoken]] = defaultdict(list)
+    turns = {t.id: t for t in found.turns if t.state == "failed"}
+    for row in found.outgoing:
+        if row.state != "dead" or row.chat_id in found.main:
+            continue
+        if row.kind in ("reply", "command"):
+            dead[row.chat_id].append(row)
+        elif (turn := turns.get(row.turn_id)) and not any(text.startswith(f"[{turn.lane}:") for text in notices):
+            yield Fault("given up in silence", _lines([turn, row]))
+    for chat, rows in dead.items():
+        name = f"«{found.names[chat]}»"
+        if len(rows) > sum(name in text and "could not be delivered" in text for text in notices):
+            yield Fault("given up in silence", _lines(rows))
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+def _not_fired(found: Evidence) -> Iterator[Fault]:
+    """Each task was done at its time, and each firing that was not skipped has a result that somebody was told."""
+    fired = {f.task_id for f in found.firings if not f.state.startswith("skipped")}
+    for task_id in found.tasks - fired:
+        yield Fault("lost", f"task {task_id} was never done")
+    turns = {t.id: t for t in found.turns}
+    for firing in found.firings:
+        if firing.state.startswith("skipped"):
+            continue
+        turn = turns.get(firing.turn_id or "")
+        if turn is None or turn.state not in ("done", "failed", "stopped"):
+            yield Fault("lost", f"a firing has no result: {firing} {turn}")
+        elif turn.state != "stopped" and not _told(found, turn.id):
+            yield Fault("lost", f"nobody was told the result of a firing: {firing} {turn}")
+
+
+def _fired_twice(found: Evidence) -> Iterator[Fault]:
+    """A task fires once per due time, and each firing has one result."""
+    for key, times in Counter((f.task_id, f.due) for f in found.firings).items():
+        if times > 1:
+            yield Fault("fired twice", f"{times} firings of {key}")
+    for firing in found.firings:
+        rows = [o for o in found.outgoing if o.turn_id == firing.turn_id and o.kind == "reply"]
+        if firing.turn_id and len(rows) > 1:
+            yield Fault("fired twice", _lines([firing, *rows]))
 
 
 def numbers(text: str) -> set[int]:
@@ -166,20 +239,16 @@ def _order_out(found: Evidence) -> Iterator[Fault]:
 
 
 def _said_twice(found: Evidence) -> Iterator[Fault]:
-    """No tool acts twice, and no message is answered twice: each number stands in one row of its kind.
-
-    (Scheduled tasks, once there are any: one result per firing belongs here.)
-    """
-    if not found.echoes:
-        return
-    seen: dict[tuple[bool, int], list[Spoken]] = defaultdict(list)
+    """No tool acts twice, and no message is answered twice: each number stands in one row of its kind."""
+    seen: dict[tuple[str, int], list[Spoken]] = defaultdict(list)
     for row in found.outgoing:
         if row.kind == "reply":
             for number in numbers(row.payload):
-                seen[row.payload.startswith("acted"), number].append(row)
-    for (acted, number), rows in seen.items():
-        if len(rows) > 1:
-            yield Fault("acted twice" if acted else "answered twice", f"m{number}\n{_lines(rows)}")
+                deed = next((word for word in _DEEDS if row.payload.startswith(word)), "answered")
+                seen[deed, number].append(row)
+    for (deed, number), rows in seen.items():
+        if len(rows) > 1 and (deed in _DEEDS or found.echoes):
+            yield Fault(f"{deed} twice", f"m{number}\n{_lines(rows)}")
 
 
 # --- the house -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The loopback WhatsApp as a witness: what was said, acknowledged, asked for again and read; in order."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Phones(FakeWhatsApp):
         self.delivered: list[Delivered] = []
         self.unreadable: set[str] = set()  # what it said in a way that a phone cannot decrypt
         self.retried: set[str] = set()  # messages that were sent again because they could not be decrypted
+        self.handed: dict[str, float] = {}  # by message: when a living program first got it, by time.monotonic()
+        self.taken: dict[str, float] = {}  # and when it acknowledged it
         self._seen: set[str] = set()
         self._sealed: dict[str, _Sealed] = {}
 
@@ -62,7 +65,20 @@ class Phones(FakeWhatsApp):
         """What was withheld is never given."""
         self._unheard.clear()
 
+    def deliver(self, node: Node) -> None:
+        """Also note when it came."""
+        super().deliver(node)
+        if self._login.is_set():
+            self.handed.setdefault(str(node.attrs["id"]), time.monotonic())
+
+    def _welcome(self, connection: Connection) -> None:
+        super()._welcome(connection)
+        for id in self._waiting:
+            self.handed.setdefault(str(id), time.monotonic())
+
     def _answer(self, connection: Connection, node: Node) -> None:
+        if node.tag in ("receipt", "ack") and node.attrs.get("type") != "retry":
+            self.taken.setdefault(str(node.attrs["id"]), time.monotonic())
         if node.tag == "receipt" and node.attrs.get("type") == "retry":
             # Behind what the program says with it, as a phone's answer would be.
             asyncio.get_running_loop().call_later(0.05, self._again, node)

@@ -1,6 +1,7 @@
 """What people say and what goes wrong: everything that chance decides, from one seed."""
 
 import itertools
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ POINTS = [
     *("sent", "sent:2", "sent:4"),
     *(f"{side}-commit:{n}" for side in ("before", "after") for n in (2, 4, 6, 8, 11, 14, 18, 23, 29, 36)),
 ]
-TROUBLES = ("drop", "deaf", "refusing", "agent dies", "agents die", "engine gone", "clock", "disk full")
+TROUBLES = ("drop", "deaf", "refusing", "agent dies", "agents die", "engine gone", "clock", "no commit", "disk full")
 
 
 @dataclass(frozen=True)
 class Saying:
-    """One thing that somebody says: plain, slow, tool, aside, command, edit or delete."""
+    """One thing that somebody says.
+
+    plain, slow, retry (the model's API fails once), tool, task (to be done soon), aside, command, edit or delete.
+    """
 
     number: int
     chat: str
@@ -45,8 +49,18 @@ class Life:
 
 
 def sayings(rng: random.Random, kinds: tuple[str, ...] = ()) -> Iterator[Saying]:
-    """Without end. `kinds`: of these alone. Scheduled tasks, once there are any, are a kind here too."""
-    weights = {"plain": 48, "slow": 12, "tool": 14, "command": 8, "aside": 6, "edit": 7, "delete": 5}
+    """Without end. `kinds`: of these alone."""
+    weights = {
+        "plain": 44,
+        "slow": 12,
+        "retry": 4,
+        "tool": 14,
+        "task": 6,
+        "command": 8,
+        "aside": 6,
+        "edit": 7,
+        "delete": 5,
+    }
     weights = {k: w for k, w in weights.items() if not kinds or k in kinds}
     earlier: list[Saying] = []
     number = 0
@@ -78,6 +92,9 @@ def _made(rng: random.Random, number: int, kind: str, chat: str, person: str, ea
     text = f"{word}say m{number}"
     if kind == "tool":
         text += f"\n!tool acted m{number}"
+    if kind == "task":
+        wish = {"prompt": f"!say fired m{number}", "in_seconds": rng.randint(1, 4)}
+        text += f"\n!call schedule_task {json.dumps(wish)}"
     return Saying(number, chat, person, kind, text)
 
 

@@ -22,6 +22,7 @@ CALM = 90.0  # seconds after the storm until everything is answered
 _STUCK = 3.0  # seconds of calm after which the clock is set forward over what waits for a later try
 _JUMP_MS = 25_000
 _HOUR_MS = 3_600_000
+_LIVES_ON = 10.0  # seconds with an acknowledged message after which its host had all the time to store it
 
 
 @dataclass
@@ -51,6 +52,11 @@ class Storm:
         self._lives = plan.lives(random.Random(f"{seed} die"), troubles)
         self._chance = random.Random(f"{seed} chance")
         self.progress: Callable[[Counts], None] = lambda counts: None
+        self._lasting = {
+            "engine gone": (house.take_engine, house.give_engine),
+            "no commit": (house.refuse_commits, house.take_commits),
+            "disk full": (house.fill_disk, house.free_disk),
+        }
         self._slow = house.folder / "go"
         self._said: list[tuple[Saying, Said]] = []
         self._ahead = 0
@@ -84,13 +90,18 @@ class Storm:
         group = {"family": FAMILY, "club": CLUB}.get(saying.chat, "")
         text, options = saying.text, dict[str, str]()
         message: Message | str = text
+        target = ""
         if saying.kind == "slow":
             message = f"{text}\n!wait {self._slow}"
-        if saying.kind in ("edit", "delete"):
+        elif saying.kind == "retry":
+            tried = self._house.folder / f"tried-{saying.number}"
+            message = f"{text}\n!unless {tried} !status 529 overloaded\n!mark {tried}"
+        elif saying.kind in ("edit", "delete"):
             target = next(said.id for other, said in self._said if other.number == saying.target)
             message, options = _change(saying, target)
         id = self._phones.tell(person, message, group, **options)
-        self._said.append((saying, Said(saying.number, id, self._house.jid(saying.chat), text)))
+        said = Said(saying.number, id, self._house.jid(saying.chat), text, kind=saying.kind, target=target)
+        self._said.append((saying, said))
         self.counts.said += 1
 
     async def _hurry(self) -> None:
@@ -163,19 +174,17 @@ class Storm:
         elif name == "clock":
             self._ahead = min(max(self._ahead + self._chance.randint(-_HOUR_MS, _HOUR_MS), -3 * _HOUR_MS), 3 * _HOUR_MS)
             self._house.set_clock(self._ahead)
-        elif name == "engine gone":
-            self._house.take_engine()
+        else:
+            begin, end = self._lasting[name]
+            begin()
             await asyncio.sleep(last)
-            self._house.give_engine()
-        elif name == "disk full" and self._house.can_be_full:
-            self._house.fill_disk()
-            await asyncio.sleep(last)
-            self._house.free_disk()
+            end()
 
     def _mend(self) -> None:
         """With the host goes what was wrong around it; an engine that is gone, or a full disk, often stays."""
         self._phones.acks, self._phones.error = True, 0
         self._phones.forget_acknowledgements()
+        self._house.take_commits()
         if self._chance.random() < MENDED:
             self._house.give_engine()
             self._house.free_disk()
@@ -187,6 +196,8 @@ class Storm:
         self._house.give_engine()
         self._house.free_disk()
         self._slow.touch()
+        self._ahead = 3 * _HOUR_MS  # every task is due by then, however the clock was set
+        self._house.set_clock(self._ahead)
         logins = self._phones.logins
         await self._house.start()  # the calm
         assert await self._house.ready(), self._house.last_words()
@@ -212,13 +223,20 @@ class Storm:
         assert code == 0, f"the last host ended with {code}:\n{self._house.last_words()}"
         waiting, retried = self._phones.unacknowledged, self._phones.retried
         said = tuple(
-            replace(said, acknowledged=said.id not in waiting, retried=said.id in retried) for _, said in self._said
+            replace(said, acknowledged=said.id not in waiting, retried=said.id in retried, died=self._died(said.id))
+            for _, said in self._said
         )
         return evidence.rows(
             self._house.database, said, tuple(self._phones.delivered), echoes=echoes,
             orphans=tuple(await self._house.containers()), leftovers=tuple(self._house.leftovers()),
             sizes=tuple(self._house.sizes), unreadable=frozenset(self._phones.unreadable),
         )  # fmt: skip
+
+    def _died(self, id: str) -> bool:
+        """Whether the host that got the message had no time to store it."""
+        handed = self._phones.handed.get(id, 0.0)
+        taken = self._phones.taken.get(id, handed)
+        return any(handed <= death <= taken + self._slower * _LIVES_ON for death in self._house.deaths)
 
 
 def _change(saying: Saying, target: str) -> tuple[Message, dict[str, str]]:
@@ -237,6 +255,7 @@ def _change(saying: Saying, target: str) -> tuple[Message, dict[str, str]]:
 def _open_rows(house: House) -> Iterator[object]:
     with contextlib.closing(sqlite3.connect(f"file:{house.database}?mode=ro", uri=True)) as tx:
         yield from tx.execute("SELECT id, state FROM turns WHERE state IN ('open', 'given', 'parked')")
+        yield from tx.execute("SELECT id FROM tasks WHERE state = 'active' AND next_due IS NOT NULL")
         yield from tx.execute("SELECT id FROM messages WHERE state = 'open' AND verdict = 'work'")
         yield from tx.execute(
             "SELECT o.id, o.state, o.attempts FROM outgoing o JOIN chats c ON c.id = o.chat_id"

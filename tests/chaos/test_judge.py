@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.evidence import Delivered, Evidence, Heard, Said, Spoken, Turned
+from tests.chaos.evidence import Delivered, Evidence, Fired, Heard, Said, Spoken, Turned
 from tests.chaos.judge import Verdict, judge
 
 BEN, BENS = "7@lid", 4
@@ -63,6 +63,8 @@ def command(text: str = "/stop", **more: Any) -> Heard:
 LOST = {
     "never taken": replace(WELL, said=(*WELL.said, said(3, acknowledged=False))),
     "no turn": replace(WELL, messages=(heard(1), heard(2, turn_id=None))),
+    "taken, and its host lived on": replace(WELL, said=(*WELL.said, said(3, died=False))),
+    "a turn that stopped by itself": replace(WELL, turns=(turned(1), turned(2, state="stopped"))),
     "open": replace(WELL, messages=(heard(1), heard(2, state="open", turn_id=None))),
     "a turn that never ended": replace(WELL, turns=(turned(1), turned(2, state="given"))),
     "a parked turn": replace(WELL, turns=(turned(1), turned(2, state="parked"))),
@@ -87,10 +89,32 @@ def test_what_is_lost(case: str) -> None:
     assert "Heard" in verdict.faults[0].story or "Said" in verdict.faults[0].story
 
 
+MAIN, MAINS = "9@lid", 9
+WORDS = "A text for the chat «Ben» on whatsapp could not be delivered and is given up: «no»."
+GIVEN_UP = spoken(3, WORDS, kind="notice", chat_id=MAINS, turn_id="")
+TOLD = Delivered(MAIN, "O3", WORDS)
+
 FINE = {
     "context": replace(WELL, messages=(heard(1), heard(2), heard(3, verdict="context", state="open", turn_id=None))),
     "withdrawn": replace(WELL, messages=(heard(1), heard(2), heard(3, state="withdrawn", turn_id=None))),
-    "stopped": replace(WELL, messages=(*WELL.messages, heard(3)), turns=(*WELL.turns, turned(3, state="stopped"))),
+    "stopped": replace(
+        WELL, messages=(*WELL.messages, heard(3), command(id=4)), turns=(*WELL.turns, turned(3, state="stopped")),
+        outgoing=(*WELL.outgoing, spoken(3, turn_id="message:4")), delivered=(*WELL.delivered, read(3)),
+    ),
+    "given up, and main knows": replace(
+        WELL, outgoing=(spoken(1), spoken(2, state="dead"), GIVEN_UP), delivered=(read(1), TOLD),
+        names={BENS: "Ben"}, main=frozenset({MAINS}), chats={BEN: BENS, MAIN: MAINS},
+    ),
+    "given up in main": replace(
+        WELL, outgoing=(spoken(1), spoken(2, state="dead")), delivered=(read(1),), main=frozenset({BENS})
+    ),
+    "deleted": replace(
+        WELL, said=(said(1), said(2), said(3, kind="delete", target="A2")),
+        messages=(heard(1), heard(2, state="withdrawn"), heard(3, verdict="context", turn_id=None)),
+    ),
+    "a firing and its result": replace(
+        WELL, tasks=frozenset({1}), firings=(Fired(1, 5, "done", "t1"), Fired(1, 6, "skipped: overlap", None))
+    ),
     "given up by /stop": replace(
         WELL, messages=(heard(1), heard(2, turn_id=None), command()),
         outgoing=(spoken(1), spoken(3, turn_id="message:3")), delivered=(read(1), read(3)),
@@ -147,6 +171,21 @@ CROSSED = replace(
 )  # fmt: skip
 
 
+AGAIN = replace(
+    WELL,
+    outgoing=(*WELL.outgoing, spoken(3, "once more", turn_id="t1")),
+    delivered=(*WELL.delivered, read(3, "once more")),
+)
+
+
+def dead(row: Spoken, state: str = "done") -> Evidence:
+    """What ben is due is given up; main is another chat, and hears nothing of it."""
+    return replace(
+        WELL, outgoing=(spoken(1), row), delivered=(read(1),), turns=(turned(1), turned(2, state=state)),
+        names={BENS: "Ben"}, main=frozenset({MAINS}),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("promise", "found"),
     [
@@ -154,6 +193,16 @@ CROSSED = replace(
         ("order out", replace(WELL, delivered=(read(2), read(1)))),
         ("answered twice", also("echo: m2 again")),
         ("acted twice", also("acted m2", "acted m2")),
+        ("misjudged", replace(WELL, messages=(heard(1), heard(2, verdict="context", state="open", turn_id=None)))),
+        ("misjudged", replace(WELL, messages=(heard(1), heard(2, state="withdrawn")))),
+        ("given up in silence", dead(spoken(2, state="dead"))),
+        ("given up in silence", dead(spoken(2, "Sorry", kind="notice", state="dead"), "failed")),
+        ("fired twice", replace(WELL, firings=(Fired(1, 5, "done", "t1"), Fired(1, 5, "done", "t2")))),
+        ("fired twice", replace(AGAIN, firings=(Fired(1, 5, "done", "t1"),))),
+        ("lost", replace(WELL, firings=(Fired(1, 5, "open", None),))),
+        ("lost", replace(WELL, tasks=frozenset({1}), firings=(Fired(1, 5, "skipped: overlap", None),))),
+        ("fired twice", also("fired m2", "fired m2")),
+        ("lost", replace(WELL, firings=(Fired(1, 5, "failed", "t9"),))),
         ("integrity", replace(WELL, integrity="row 7 missing from index")),
         ("orphan", replace(WELL, orphans=("process 7",))),
         ("orphan", replace(WELL, living_runs=1)),
