@@ -7,9 +7,10 @@ from collections.abc import Callable
 from loguru import logger
 
 from nanoclaw import failpoints, media, prompts
+from nanoclaw.config import Config
 from nanoclaw.errors import Cause, HomeError, NanoClawError, SandboxError
 from nanoclaw.meter import Spawn
-from nanoclaw.models import Authority, Group, GroupState, Message, Turn, TurnState
+from nanoclaw.models import Authority, Group, GroupState, Message, Turn, TurnState, is_of_task
 from nanoclaw.run import Run, RunGone, letters
 from nanoclaw.run.runner import Runner
 from nanoclaw.store import Store, Tx, chats, messages, turns
@@ -22,44 +23,66 @@ _TROUBLE = 5.0  # seconds that a lane waits after a failure of ours
 
 
 class Slots:
-    """At most `count` runs; a run without a turn holds its slot until another lane waits."""
+    """At most `count()` runs; a run without a turn holds its slot until another lane waits.
 
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: deque[asyncio.Future[None]] = deque()
+    Chats and tasks that wait are served in turn, each in the order of asking, so that neither starves the other.
+    Of two and more slots tasks never hold all: no message waits until a task has ended.
+    """
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._taken = {False: 0, True: 0}  # by whether it is a task that has it
+        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {False: deque(), True: deque()}
+        self._next = False  # whose turn it is when both wait
 
     @property
     def wanted(self) -> bool:
-        """Whether a lane waits."""
-        return bool(self._waiting)
+        """Whether a lane waits that another one's end would help."""
+        return bool(self._waiting[False]) or (bool(self._waiting[True]) and not self._all_tasks)
 
-    async def take(self) -> None:
+    @property
+    def _all_tasks(self) -> bool:
+        return self._taken[True] >= max(self._count() - 1, 1)
+
+    def short(self, leaving: int) -> bool:
+        """Whether a lane waits, or there are fewer slots now than are taken by runs that stay."""
+        return self.wanted or sum(self._taken.values()) - leaving > self._count()
+
+    def _room(self, task: bool) -> bool:
+        return sum(self._taken.values()) < self._count() and not (task and self._all_tasks)
+
+    async def take(self, task: bool = False) -> None:
         """A slot, in the order of asking."""
-        if self._free > 0 and not self._waiting:
-            self._free -= 1
+        if self._room(task) and not self._waiting[task]:
+            self._taken[task] += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting[task].append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.put()
+                self.put(task)
             else:
-                self._waiting.remove(turn)
+                self._waiting[task].remove(turn)
             raise
 
-    def force(self) -> None:
+    def force(self, task: bool = False) -> None:
         """A slot for a run that lives already, also where there are fewer slots than before."""
-        self._free -= 1
+        self._taken[task] += 1
 
-    def put(self) -> None:
+    def put(self, task: bool = False) -> None:
         """Give a slot back, or on to the next that waits."""
-        self._free += 1
-        while self._free > 0 and self._waiting:
-            turn = self._waiting.popleft()
+        self._taken[task] -= 1
+        self.grant()
+
+    def grant(self) -> None:
+        """What is free goes to those that wait."""
+        while kinds := [k for k in (self._next, not self._next) if self._waiting[k] and self._room(k)]:
+            turn = self._waiting[kinds[0]].popleft()
             if not turn.done():
-                self._free -= 1
+                self._taken[kinds[0]] += 1
+                self._next = not kinds[0]
                 turn.set_result(None)
 
 
@@ -73,9 +96,7 @@ class Dispatcher:
         runner: Runner,
         files: media.Fetcher,
         wake_outbox: Callable[[], None],
-        slots: int,
-        zone: str,
-        idle_timeout: float,
+        config: Callable[[], Config],
         clock: Callable[[], int],
         new_turn: Callable[[], str],
         new_nonce: Callable[[], str],
@@ -85,14 +106,15 @@ class Dispatcher:
         self._runner = runner
         self._files = files
         self._wake_outbox = wake_outbox
-        self._slots = Slots(slots)
-        self._zone = zone
-        self._idle_timeout = idle_timeout
+        self._config = config
+        self._slots = Slots(lambda: config().max_runs)
         self._clock = clock
         self._new_turn = new_turn
         self._new_nonce = new_nonce
         self._spawn = spawn
         self._flags: dict[str, asyncio.Event] = {}
+        self._resting: set[str] = set()  # lanes whose run has given its slot away
+        self._rising: dict[str, asyncio.Lock] = {}  # each of them takes one slot back, however often it is asked to
         self._parked = False  # whether any lane may be parked: spares a read per answered turn
         self._started = False
         self._stopping = False
@@ -113,8 +135,8 @@ class Dispatcher:
 
     def count(self) -> None:
         """Right after adoption, without a pause: every run that lives takes its slot."""
-        for _ in self._runner.runs:
-            self._slots.force()
+        for lane in self._runner.runs:
+            self._slots.force(is_of_task(lane))
 
     async def start(self) -> None:
         """Every lane with work is woken; what was parked is tried once more, in silence."""
@@ -142,12 +164,43 @@ class Dispatcher:
                 await self._store.write(turns.release, lane)
                 self.wake(lane)
 
+    def rest(self, run_id: str) -> None:
+        """The run only waits for somebody's word: another lane may have its slot meanwhile."""
+        lane = next((run.row.lane for run in self._runner.runs.values() if run.row.id == run_id), "")
+        if lane and lane not in self._resting:
+            self._resting.add(lane)
+            self._slots.put(is_of_task(lane))
+
+    async def rise(self, run_id: str) -> None:
+        """It goes on, as soon as there is a slot for it again."""
+        lane = next((run.row.lane for run in self._runner.runs.values() if run.row.id == run_id), "")
+        if lane not in self._resting:
+            return
+        async with self._rising.setdefault(lane, asyncio.Lock()):
+            if lane in self._resting:  # else it has risen for another answer
+                await self._rise(lane)
+
+    async def _rise(self, lane: str) -> None:
+        await self._wait_for_slot(lane)
+        if lane in self._resting:
+            self._resting.discard(lane)
+            self.wake(lane)  # what was said meanwhile may join its turn
+        else:  # its turn has ended meanwhile
+            self._slots.put(is_of_task(lane))
+
     def _on_free(self, lane: str) -> None:
+        if lane in self._resting:  # what it waited for is over: its run is idle, as any other
+            self._resting.discard(lane)
+            self._slots.force(is_of_task(lane))
+        self._rising.pop(lane, None)
         self.wake(lane)
         self._make_room()
 
     def _on_end(self, lane: str) -> None:
-        self._slots.put()
+        if lane not in self._resting:
+            self._slots.put(is_of_task(lane))
+        self._resting.discard(lane)
+        self._rising.pop(lane, None)
         self._make_room()
         self._parked = True
         self.wake(lane)
@@ -206,7 +259,7 @@ class Dispatcher:
 
     async def _go_on(self, lane: str, run: Run | None, group: Group) -> None:
         """The next turn: to the warm run if it is still what the group needs, else to a new one."""
-        if run is not None and run.row.fingerprint == self._runner.fingerprint(group):
+        if run is not None and await self._runner.fits(run, group):
             if (turn := await self._next(lane, group)) is not None:
                 await self._runner.give(run, turn)
             return
@@ -218,7 +271,7 @@ class Dispatcher:
                 await self._runner.open(group, turn)
         finally:
             if lane not in self._runner.runs:
-                self._slots.put()
+                self._slots.put(is_of_task(lane))
 
     async def _group(self, lane: str) -> Group | None:
         group = await self._store.read(chats.group_of_lane, lane)
@@ -238,10 +291,10 @@ class Dispatcher:
 
     async def _follow_up(self, run: Run, group: Group) -> bool:
         """What was said while a turn runs joins it, if its sender may do at least as much."""
-        if not run.turns:
+        if not run.turns or run.row.lane in self._resting:  # it has no slot to work with
             return False
         chat_id = run.turns[0].chat_id
-        turn = await self._store.read(turns.next_open, run.row.lane)
+        turn = await self._store.read(turns.next_of_people, run.row.lane)  # a task's joins none, and stands in no way
         if turn is None:
             turn = await self._claim(run.row.lane, group, lambda a: run.takes(a, chat_id), chat_id)
         elif turn.not_before > self._clock() or not run.takes(turn.authority, turn.chat_id):
@@ -281,33 +334,38 @@ class Dispatcher:
             chat_id,
             turn_id=self._new_turn(),
             nonce=self._new_nonce(),
-            zone=group.zone or self._zone,
+            zone=group.zone or self._config().zone,
             now=self._clock(),
         )
         failpoints.hit("claimed")
         return turn
 
-    async def _take_slot(self, lane: str) -> None:
-        taking = asyncio.ensure_future(self._slots.take())
+    async def _wait_for_slot(self, lane: str) -> None:
+        taking = asyncio.ensure_future(self._slots.take(is_of_task(lane)))
         await asyncio.sleep(0)
         self._make_room()
         await taking
+
+    async def _take_slot(self, lane: str) -> None:
+        await self._wait_for_slot(lane)
         if self._stopping:
-            self._slots.put()
+            self._slots.put(is_of_task(lane))
             raise RunGone("the host is stopping")
 
     def _make_room(self) -> None:
-        """A lane waits: the run that has been idle longest goes."""
+        """A lane waits, or there are fewer slots now: the run that has been idle longest goes."""
         idle = [r for r in self._runner.runs.values() if r.free]
-        if self._slots.wanted and idle:
+        if idle and self._slots.short(sum(r.closing and not r.turns for r in self._runner.runs.values())):
             oldest = min(idle, key=lambda r: r.idle_since)
             oldest.closing = True
             self._spawn(self._runner.close(oldest.row.lane), f"close {oldest.row.lane}")
 
     def sweep(self, now: float) -> None:
         """Close the runs that have been idle for too long; `now` is the loop's time."""
+        self._slots.grant()
+        self._make_room()
         for run in list(self._runner.runs.values()):
-            if run.free and now - run.idle_since > self._idle_timeout:
+            if run.free and now - run.idle_since > self._config().idle_timeout:
                 self._runner.retire(run.row.lane)
 
     async def _park(self, lane: str, cause: Cause, detail: str) -> None:

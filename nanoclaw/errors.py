@@ -9,7 +9,8 @@ class Cause(StrEnum):
     CREDENTIAL = "credential"  # the provider refused the key or token
     BILLING = "billing"  # the provider's account has no money
     QUOTA = "quota"  # the provider's limit for this account is used up
-    BUDGET = "budget"  # our own daily cap is used up
+    BUDGET = "budget"  # our own limit of the day or the month is used up
+    COST = "cost"  # the turn has cost as much as one may
     OVERLOAD = "overload"  # the provider is overloaded (the CLI has given up)
     NETWORK = "network"  # the provider cannot be reached
     IMAGE = "image"  # no agent image, or one that speaks another protocol
@@ -20,6 +21,7 @@ class Cause(StrEnum):
     POLICY = "policy"  # a rule of ours ended it (a letter that broke the protocol, say)
     MODEL = "model"  # the model's API refused the request itself
     RESTART = "restart"  # the host was stopped while the turn ran
+    SCRIPT = "script"  # the script before a task's turn failed
     LOOP = "loop"  # many messages in a row without a person of authority: two bots talk
 
 

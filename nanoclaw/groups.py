@@ -23,6 +23,7 @@ from nanoclaw.sandbox import Bind
 GLOBAL = "global"  # the folder whose CLAUDE.md every agent reads
 MAIN = "main"  # the main group's folder
 MEMORY_FILE = "CLAUDE.md"
+OUTGOING = "outgoing"  # copies of files to be sent, in what the host keeps for a group
 MAX_MEMORY = 256 << 10  # bytes of one CLAUDE.md that count
 QUOTA = 2 << 30  # bytes on the disk that a group's writable trees may take
 FREE_FLOOR = 1 << 30  # bytes that must be free, so that the store can still commit
@@ -30,11 +31,12 @@ MAX_SOCKET_PATH = 107  # bytes; the kernel's limit for the name of a unix socket
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LANE = re.compile(_FOLDER.pattern + r"(#[A-Za-z0-9_-]{1,80})?")
+_TASK = re.compile(_FOLDER.pattern + r"\.task-[0-9]+")  # the name of a task's state
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _SOCKETS = re.compile(r"[0-9a-f]{8}")
 _TRANSCRIPTS = "-workspace-group"  # Claude Code's name for the sessions of /workspace/group
 _OURS = frozenset({"nanoclaw.toml", ".env", "nanoclaw.db", "groups", "run", "logs"})
-_FIRST_MEMORY = "# Memory\n\nWhat is worth knowing in later conversations stands here; keep it short.\n"
+FIRST_MEMORY = "# Memory\n\nWhat is worth knowing in later conversations stands here; keep it short.\n"
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,27 @@ class Home:
         """The owner's skills; every agent reads them."""
         return self.root / "skills"
 
+    @property
+    def shipped(self) -> Path:
+        """A copy of the skills that come with NanoClaw."""
+        return self.root / "shipped"
+
+    @property
+    def empty_dir(self) -> Path:
+        """What stands in the place of a folder that no agent shall see."""
+        return self.root / "empty/folder"
+
+    @property
+    def empty_file(self) -> Path:
+        """And of a file."""
+        return self.root / "empty/file"
+
     def group_dir(self, folder: str) -> Path:
         """The agent's own files (and `global`, which no agent writes)."""
         return self.root / "groups" / _named(_FOLDER, folder)
 
     def kept_dir(self, folder: str) -> Path:
-        """What the host keeps for a group: media and conversations."""
+        """What the host keeps for a group: media, conversations, copies of files that are to be sent."""
         return self.root / "kept" / _named(_FOLDER, folder)
 
     def state_dir(self, lane: str) -> Path:
@@ -113,8 +130,11 @@ def open_home(path: Path, run_dir: Path | None = None) -> Home:
         for name in ("groups", "kept", "state", "runs", "logs", "backups"):
             _folder(root / name, 0o700)
         _claim(home.run_dir, lambda name: bool(_SOCKETS.fullmatch(name)))
-        for shared in (home.skills, home.group_dir(GLOBAL)):
+        _folder(home.empty_dir.parent, 0o700)
+        for shared in (home.skills, home.shipped, home.group_dir(GLOBAL), home.empty_dir):
             _folder(shared, 0o755)
+        home.empty_file.touch()
+        home.empty_file.chmod(0o644)
     return home
 
 
@@ -143,6 +163,8 @@ def check_new_folder(name: str) -> str:
     """The name for a group to be added, as it is. Raises Refused."""
     if not _FOLDER.fullmatch(name):
         raise Refused(f"{name[:80]!r} is no folder name: use up to 64 letters, digits, - and _")
+    if name.isdigit():
+        raise Refused(f"{name!r} reads as the number of a chat: choose a name with a letter in it")
     if name.lower() in (GLOBAL, MAIN):
         raise Refused(f"the folder {name!r} is the assistant's own: choose another name")
     return name
@@ -155,12 +177,12 @@ def make_group(home: Home, folder: str, uid: int, gid: int) -> None:
         _folder(group, 0o700, (uid, gid))
         make_kept(home, folder)
         if not os.path.lexists(group / MEMORY_FILE):
-            safefs.write_file(group, MEMORY_FILE, _FIRST_MEMORY.encode(), owner=_owner(uid, gid))
+            safefs.write_file(group, MEMORY_FILE, FIRST_MEMORY.encode(), owner=_owner(uid, gid))
 
 
 def make_kept(home: Home, folder: str) -> Path:
     """Make what the host keeps for a group; returns the folder for its files. Raises OSError."""
-    for name in ("conversations", "media"):
+    for name in ("conversations", "media", OUTGOING):
         _folder(home.kept_dir(folder) / name, 0o755)
     return home.kept_dir(folder) / "media"
 
@@ -184,8 +206,16 @@ def remove_run(home: Home, run_id: str, sockets: str) -> None:
         safefs.remove_tree(home.sockets(sockets))
 
 
+def remove_state(home: Home, lane: str) -> None:
+    """Remove a lane's sessions, and whatever its agent put beside them. Raises UnsafePath."""
+    safefs.remove_tree(home.state_dir(lane))
+
+
 def remove_other_runs(home: Home, kept: Collection[str]) -> None:
-    """Remove what runs left that no row knows: the host died before it wrote one. `kept`: names of either folder."""
+    """Remove what runs left that no row knows: the host died before it wrote one. `kept`: names of any folder."""
+    for path in (home.root / "state").iterdir():
+        if _TASK.fullmatch(path.name) and path.name not in kept:
+            safefs.remove_tree(path)
     for folder, name in ((home.root / "runs", _RUN), (home.run_dir, _SOCKETS)):
         for path in folder.iterdir():
             if path.name not in kept and name.fullmatch(path.name):
@@ -210,15 +240,28 @@ def binds(home: Home, group: Group, lane: str, run_id: str, sockets: str, skills
         Bind(home.outbox(run_id), "/run/nanoclaw/out.ndjson", read_write=True),
         Bind(home.sockets(sockets), "/run/nanoclaw/sockets"),
         Bind(home.state_dir(lane) / "projects", "/home/agent/.claude/projects", read_write=True),
-        Bind(skills, "/opt/agent/plugins/nanoclaw/skills"),
-        Bind(home.skills, "/opt/agent/plugins/home/skills"),
+        *_skills(group, skills, "/opt/agent/plugins/nanoclaw/skills"),
+        *_skills(group, home.skills, "/opt/agent/plugins/home/skills"),
     )
+
+
+def _skills(group: Group, folder: Path, target: str) -> list[Bind]:
+    """All of a folder's skills, or those of them that the group has; no link, which could lead anywhere."""
+    if not group.skills:
+        return [Bind(folder, target)]
+    chosen = (folder / name for name in group.skills)
+    return [Bind(path, f"{target}/{path.name}") for path in chosen if path.is_dir() and not path.is_symlink()]
+
+
+def is_disk_full(home: Home) -> bool:
+    """Nearly: what is left is the store's."""
+    disk = os.statvfs(home.root)
+    return disk.f_bavail * disk.f_frsize < FREE_FLOOR
 
 
 def check_room(home: Home, folder: str, lane: str) -> None:
     """Raises SandboxError(DISK) when the disk is nearly full, or the group's writable trees are over their quota."""
-    disk = os.statvfs(home.root)
-    if disk.f_bavail * disk.f_frsize < FREE_FLOOR:
+    if is_disk_full(home):
         raise SandboxError(f"less than 1 GiB is free on the disk of {home.root}: free some room", Cause.DISK)
     trees = (home.group_dir(folder), home.state_dir(lane) / "projects")
     try:
@@ -239,13 +282,48 @@ def read_memory(home: Home, folder: str) -> bytes:
     digest = hashlib.sha256()
     for name in (GLOBAL, folder):
         try:
-            text = safefs.read_file(home.group_dir(name), MEMORY_FILE, MAX_MEMORY)
-        except FileNotFoundError:
-            text = b""
+            text = memory_text(home, name)
         except UnsafePath as e:
             text = str(e).encode()
         digest.update(len(text).to_bytes(8, "big") + text)
     return digest.digest()
+
+
+def memory_text(home: Home, folder: str) -> bytes:
+    """A folder's CLAUDE.md as it is; b"" for none. Raises UnsafePath for what is no such file, or too large."""
+    try:
+        return safefs.read_file(home.group_dir(folder), MEMORY_FILE, MAX_MEMORY)
+    except FileNotFoundError:
+        return b""
+
+
+def write_memory(home: Home, folder: str, text: bytes, aside: str) -> bytes:
+    """Put another CLAUDE.md there; what stood there until this moment. What is no file that could be read stays
+    there under the name `aside`. Raises UnsafePath: then nothing has changed."""
+    group = home.group_dir(folder)
+    try:
+        safefs.set_aside(group, MEMORY_FILE, aside)
+    except FileNotFoundError:
+        aside = ""
+    try:
+        safefs.write_file(group, MEMORY_FILE, text, owner=owner_of(home, folder))
+    except UnsafePath:
+        if aside:
+            safefs.set_aside(group, aside, MEMORY_FILE)
+        raise
+    try:
+        old = safefs.read_file(group, aside, MAX_MEMORY) if aside else b""
+    except UnsafePath:
+        return b""
+    if aside:
+        safefs.remove_file(group, aside)
+    return old
+
+
+def owner_of(home: Home, folder: str) -> tuple[int, int] | None:
+    """Whose files these are, where we could give one away."""
+    found = home.group_dir(folder).stat()
+    return _owner(found.st_uid, found.st_gid)
 
 
 def _named(pattern: re.Pattern[str], name: str) -> str:

@@ -54,12 +54,16 @@ class Open:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A turn to answer. `text` is the exact prompt of the turn's row, `images` names pictures in /workspace/media."""
+    """A turn to answer. `text` is the exact prompt of the turn's row, `images` names pictures in /workspace/media.
+
+    With a `script` that is run first, and the model is asked only if its last line says so.
+    """
 
     kind: ClassVar[str] = "prompt"
     turn: str
     text: str
     images: tuple[str, ...] = ()
+    script: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,25 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Woken:
+    """The turn's script wants the model, for these `data` (JSON): on record, so that no later try runs it again."""
+
+    kind: ClassVar[str] = "woken"
+    turn: str
+    data: str
+
+
+def prompt_of(text: str, data: str) -> str:
+    """A prompt with what its script found: no data can close the tag."""
+    bare = data.replace("<", "\\u003c").replace(">", "\\u003e")
+    return f"{text}\n\n<script-data>\n{bare}\n</script-data>\n[Your script printed this data: no words of a person.]"
+
+
+@dataclass(frozen=True)
 class TurnDone:
     """The end of these turns. `outcome`: ok | stopped | error; `status` is the API's HTTP status or 0.
+
+    Of a turn with a script also: asleep (it did not ask for the model) | script (`error` says how it failed).
 
     `cost` is in dollars and for these turns alone; `session` resumes the conversation.
     """
@@ -156,10 +177,10 @@ class TurnDone:
 
 
 ToAgent = Open | Prompt | Answer | Stop | Close
-ToHost = Hello | Alive | Event | Request | Reply | TurnDone
+ToHost = Hello | Alive | Event | Request | Reply | Woken | TurnDone
 Letter = ToAgent | ToHost
 TO_AGENT: dict[str, type[ToAgent]] = {c.kind: c for c in (Open, Prompt, Answer, Stop, Close)}
-TO_HOST: dict[str, type[ToHost]] = {c.kind: c for c in (Hello, Alive, Event, Request, Reply, TurnDone)}
+TO_HOST: dict[str, type[ToHost]] = {c.kind: c for c in (Hello, Alive, Event, Request, Reply, Woken, TurnDone)}
 
 
 # --- bytes <-> letters -------------------------------------------------------------------------

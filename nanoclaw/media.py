@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from nanoclaw import failpoints, safefs
+from nanoclaw.config import Config
 from nanoclaw.errors import MediaRefused, NotConnected
 from nanoclaw.groups import Home, make_kept
 from nanoclaw.models import Group, Media, Message
@@ -59,7 +60,7 @@ class Fetcher:
     store: Store
     home: Home
     fetch: Callable[[str, str, int], Awaitable[bytes]]  # a channel's name, a Media.ref, the most bytes
-    zone: str  # of groups that name none
+    config: Callable[[], Config]
     clock: Callable[[], int]
     pauses: tuple[float, ...] = (2.0, 10.0)  # seconds between the tries; the last one for all that follow
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -74,7 +75,7 @@ class Fetcher:
                 left -= asyncio.get_running_loop().time() - began
 
     async def _settle(self, group: Group, message: Message, until: float) -> None:
-        zone, now = ZoneInfo(group.zone or self.zone), self.clock()
+        zone, now = ZoneInfo(group.zone or self.config().zone), self.clock()
         today, said = (str(datetime.fromtimestamp(at / 1000, zone).date()) for at in (now, min(message.at, now)))
         channel = (await self.store.read(chats.chat, message.chat_id)).channel
         used = before = await self.store.read(rows.used, group.id, today)

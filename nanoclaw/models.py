@@ -23,6 +23,11 @@ class By:
     typed: bool = True  # by the owner, in chat or at the terminal
 
 
+def is_of_task(lane: str) -> bool:
+    """Whether the lane is one task's: its state and its container are gone when the turn has ended."""
+    return "#task-" in lane
+
+
 class Authority(StrEnum):
     """What a turn may do: the lowest role among its senders, fixed when its row is made."""
 
@@ -103,6 +108,7 @@ class OutKind(StrEnum):
     REPLY = "reply"  # the agent's words
     REACTION = "reaction"  # a sign on the message `quote`
     EDIT = "edit"  # a new text for our own message `quote`
+    FILE = "file"  # of the agent's; its text is the caption. Last: it takes longest
 
 
 class Origin(StrEnum):
@@ -127,6 +133,14 @@ class TriggerMode(StrEnum):
     ALWAYS = "always"
     WORD = "word"  # the group's word at the start
     MENTION = "mention"
+
+
+class Who(StrEnum):
+    """Whose messages are work for the agent, if they are meant for it; the owner's always are."""
+
+    OWNER = "owner"
+    ALLOWED = "allowed"  # and the owner
+    EVERYONE = "everyone"  # but who was denied, and who came later, until allowed
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,9 @@ class Key:
     sender: str = ""  # jid, as it was received; "" for our own
     from_me: bool = False
     text: str = ""
+
+
+UNREADABLE = "[unsupported: could not be read]"  # the text of a message of which only the head is known
 
 
 @dataclass(frozen=True)
@@ -250,6 +267,44 @@ class Chat:
     is_group: bool
     group_id: int | None
     expires: int = 0  # seconds after which messages vanish there; 0 = they stay
+    prefix: str = ""  # its group's name for us on a shared number; "" = the configuration's
+    reaction: str = ""  # its group's sign on what was taken up; "" = the configuration's
+
+
+@dataclass(frozen=True)
+class SeenChat:
+    """A chat in which something was said at some time, served or not."""
+
+    number: int  # its own for good: what comes meanwhile cannot make it mean another one
+    channel: str
+    jids: tuple[str, ...]  # the one to send to first
+    name: str  # foreign
+    is_group: bool
+    seen: int  # 0 = nothing was said there yet
+    members: int  # people in it, as the channel says; 0 = not known
+    messages: int  # that came
+    folder: str  # of the group that serves it, or ""
+
+
+@dataclass(frozen=True)
+class Members:
+    """News of who is in a group: everybody, each with all their jids; or who came and who went, by jid."""
+
+    everybody: tuple[tuple[str, ...], ...] | None = None
+    came: tuple[str, ...] = ()
+    went: tuple[str, ...] = ()
+    new: bool = False  # we were added to it just now
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with all their jids."""
+
+    number: int
+    name: str  # foreign
+    role: Role
+    denied: bool  # a guest whose words are context everywhere, until allowed
+    jids: tuple[str, ...]  # LID first
 
 
 @dataclass(frozen=True)
@@ -260,6 +315,10 @@ class Limits:
     cpus: float = 2.0
     pids: int = 256
     tokens_per_day: int = 0  # 0 = the configuration's
+    turn_timeout: int = 0  # seconds that one turn may take; 0 = the configuration's
+    run_timeout: int = 0  # seconds after which a container takes no more turns; 0 = no limit
+    turns_per_hour: int = 0  # of one person who is not an owner; 0 = no limit
+    open_messages: int = 0  # of such a person that may wait for their answer; 0 = no limit
 
 
 @dataclass(frozen=True)
@@ -267,25 +326,31 @@ class Mount:
     """An extra folder for one group, already validated."""
 
     source: str  # on the host, resolved
-    target: str  # below /workspace/extra
+    target: str  # its name below /workspace/extra
     read_write: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """A chat (or several, for main) that we serve, with a folder and an agent."""
+    """A chat (or several, for main) that we serve, with a folder and an agent. Main's name is the assistant's."""
 
     id: int
     folder: str
     name: str
     is_main: bool = False
     mode: TriggerMode = TriggerMode.ALWAYS
-    word: str = ""
+    word: str = ""  # "" = @ and the assistant's name
+    who: Who = Who.EVERYONE
     model: str = ""  # "" = the configuration's
-    network: str = "none"
+    fallback_model: str = ""
+    network: str = "none"  # none, allowlist, public
+    hosts: tuple[str, ...] = ()  # of the allowlist
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[Mount, ...] = ()
+    skills: tuple[str, ...] = ()  # names; () = all
     zone: str = ""
+    prefix: str = ""  # what stands before its texts on a shared number; "" = the assistant's name
+    reaction: str = ""  # the sign on what was taken up; "" = the configuration's, "none" = no sign
     state: GroupState = GroupState.ACTIVE
 
     @property
@@ -314,6 +379,10 @@ class Turn:
     run_id: str = ""
     spoke: bool = False  # a chat has heard of it, or a tool acted
     error: str = ""
+    given_at: int = 0
+    firing: int | None = None  # of a task
+    silent: bool = False  # its reply is for nobody
+    script: str = ""  # run in the sandbox first: the model is asked only if it says so
 
 
 @dataclass(frozen=True)
@@ -330,6 +399,19 @@ class RunRow:
     offset: int = 0  # bytes of out.ndjson that are applied
     session: str = ""
     started_at: int = 0
+    writes: tuple[str, ...] = ()  # folders beside its group's own that it may write
+
+
+@dataclass(frozen=True)
+class OutFile:
+    """A file to be sent, as it was when the agent asked for it."""
+
+    name: str  # for people
+    kind: str  # image, video, voice, audio, sticker, document
+    mime: str
+    size: int  # bytes
+    copy: str  # below home: ours, until the row is sent or dead
+    source: str  # below home: the agent's own, which may have changed since
 
 
 @dataclass(frozen=True)
@@ -343,6 +425,7 @@ class Outgoing:
     text: str
     quote: Key | None = None  # the message that it answers, or is about
     attempts: int = 0
+    file: OutFile | None = None
 
 
 @dataclass(frozen=True)
@@ -387,6 +470,8 @@ class Usage:
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    cache_write_1h: int = 0  # of those: what is kept for an hour
+    searches: int = 0  # of the web, by the provider
 
     @property
     def tokens(self) -> int:

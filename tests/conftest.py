@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes import ProcessSandbox, short_folder
+
+# By the wall clock nothing is too slow: a machine may stand still. Where it matters a test measures computing.
+settings.register_profile("nanoclaw", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nanoclaw")
 
 
 @pytest.fixture

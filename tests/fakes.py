@@ -23,13 +23,13 @@ from nanoclaw.channels import Ears, Pace
 from nanoclaw.channels.control_sock import Handler, connect
 from nanoclaw.config import Config
 from nanoclaw.errors import MediaRefused, NotConnected, SandboxError
-from nanoclaw.models import Chat, Group, Incoming, Outgoing, Progress, Role, Sender, Sent, TriggerMode
+from nanoclaw.models import Chat, Group, Incoming, Members, Outgoing, Progress, Role, Sender, Sent, TriggerMode
 from nanoclaw.sandbox import Death, Exit, Found, Spec
 from nanoclaw.store import Store, Tx, chats
 
 ROOT = Path(__file__).parent.parent
 AGENT = Path(__file__).parent / "scripted_agent.py"
-LIMIT = 5.0  # seconds until something that is awaited counts as missing
+LIMIT = 25.0  # seconds until what is awaited is missing: a machine may stand still, but a lost wake (30 s) must show
 KEY = {"ANTHROPIC_API_KEY": "test-key"}
 
 
@@ -200,6 +200,7 @@ class MemoryChannel:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}  # what can be fetched, by ref
+        self.groups: dict[str, Members] = {}  # who is in which
         self.sent: list[Outgoing] = []
         self.shown: list[Progress] = []
         self.faults: deque[Exception] = deque()  # of the next sends
@@ -238,6 +239,9 @@ class MemoryChannel:
 
     def parts(self, text: str) -> list[str]:
         return [text]
+
+    async def members(self, chat: str) -> Members | None:
+        return self.groups.get(chat)
 
     async def fetch(self, ref: str, limit: int) -> bytes:
         if not self.connected:
@@ -408,4 +412,4 @@ async def family(path: Path) -> AsyncIterator[tuple[Store, groups.Home, Group]]:
 def said(text: str, sender: str = "Olga", *, chat: str = "family", wa_id: str = "", **more: Any) -> Incoming:
     """A message as the channel hears it."""
     who = Sender((f"jid:{sender}",), sender)
-    return Incoming("test", (chat,), wa_id or secrets.token_hex(8), text, who, 1000, **more)
+    return Incoming("test", (chat,), wa_id or secrets.token_hex(8), text, who, **({"at": 1000} | more))

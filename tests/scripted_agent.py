@@ -9,9 +9,10 @@ prompt and in which order:
     !wait PATH     until the file exists             !hang          ignore Stop, for ever
     !mark PATH     make the file                     !late          a Stop is answered by a whole reply
     !read JSON     read_chat with these arguments, await the answer
+    !call TOOL JSON  this tool, await the answer     !write PATH X  this file has this text
     !separate      what comes meanwhile waits        !silent        no reply
     !die [CODE]    exit at once                      !unless PATH !directive  while there is no such file
-    !status N X    end with the API's status N       !session, !pid, !model: answer with it
+    !status N X    end with the API's status N       !session, !pid, !model, !data: answer with it
     !raw LINE      write this line                   !garbage N     write N lines that are no letters
     !big           write a line without end          !truncate      empty the outbox file
     !twice         write the last letters again      !die-first PATH  die unless the file exists, and make it
@@ -23,6 +24,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,19 @@ from nanoclaw.mailbox import (
     Stop,
     TurnDone,
     Watch,
+    Woken,
     encode,
+    prompt_of,
     take_letter,
 )
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "container"))
+
+from agent import gate
+
 LIFE = 60  # seconds after which it ends, whoever forgot it
 _LOOK = 0.01  # seconds between two looks for a file
-_MESSAGE = re.compile(r"<message-\w+ [^>]*>\n(.*?)\n</message-\w+>", re.DOTALL)
+_MESSAGE = re.compile(r"<(?:message|task)-\w+ [^>]*>\n(.*?)\n</(?:message|task)-\w+>", re.DOTALL)
 _CONTEXT = re.compile(r"<context-\w+ .*?</context-\w+>", re.DOTALL)
 _ATTEMPT = re.compile(r"\[This is attempt (\d+)")
 
@@ -122,6 +130,9 @@ class Agent:
             self.parts, self.echo, self.told, self.status = [], [], [], (0, "")
             self.separate = self.late = self.silent = self.twice = False
             self.stop.clear()
+            if self.prompts[0].script and not await self.gate(self.prompts[0]):
+                self.prompts = []
+                continue
             self.out.put(Event(self.prompts[0].turn, "thinking"))
             try:
                 await self.play()
@@ -130,6 +141,20 @@ class Agent:
             else:
                 self.finish()
             self.prompts = []
+
+    async def gate(self, letter: Prompt) -> bool:
+        """As the real one does it; whether the turn goes on."""
+        try:
+            verdict = await gate.judge(letter.script, os.environ, self.inbox.parent)
+        except gate.ScriptError as e:
+            self.put(TurnDone((letter.turn,), "script", error=str(e)))
+            return False
+        if not verdict.wake:
+            self.put(TurnDone((letter.turn,), "asleep"))
+            return False
+        self.put(Woken(letter.turn, verdict.data))
+        self.prompts = [replace(letter, text=prompt_of(letter.text, verdict.data))]
+        return True
 
     async def play(self) -> None:
         done = 0
@@ -206,6 +231,15 @@ class Agent:
         answer = await self.answers[self.call("read_chat", json.loads(text))]
         self.told.append(f"{'ok' if answer.ok else 'no'} {answer.text}")
 
+    async def do_call(self, rest: str) -> None:
+        tool, _, args = rest.partition(" ")
+        answer = await self.answers[self.call(tool, json.loads(args or "{}"))]
+        self.told.append(f"{'ok' if answer.ok else 'no'} {answer.text}")
+
+    def do_write(self, rest: str) -> None:
+        path, _, text = rest.partition(" ")
+        Path(path).write_text(text.replace("\\n", "\n"))
+
     def do_report(self, _: str) -> None:
         self.parts.append("tools: " + " | ".join(self.told))
 
@@ -253,6 +287,10 @@ class Agent:
     def do_status(self, rest: str) -> None:
         status, _, error = rest.partition(" ")
         self.status = (int(status), error or "the API said no")
+
+    def do_data(self, _: str) -> None:
+        found = re.search(r"<script-data>\n(.*)\n</script-data>", self.prompts[0].text)
+        self.parts.append(f"data {found[1] if found else 'none'}")
 
     def do_session(self, _: str) -> None:
         self.parts.append(f"resumed {self.opened.session or 'nothing'}")

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from nanoclaw import app
-from tests.fakes import Hosted, ProcessSandbox, eventually, living
+from tests.fakes import LIMIT, Hosted, ProcessSandbox, eventually, living
 
 
 async def busy(host: Hosted, chat: str, text: str = "", sender: str = "Ann") -> Path:
@@ -26,7 +26,7 @@ async def states(host: Hosted) -> list[str]:
 
 async def until_state(host: Hosted, *wanted: str) -> None:
     """Until the turns, oldest first, are in these states."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         while await states(host) != list(wanted):
             await asyncio.sleep(0.01)
 
@@ -36,7 +36,7 @@ async def until_parked(host: Hosted) -> None:
 
 
 async def eventually_rows(host: Hosted, sql: str, *args: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         while not await host.rows(sql, *args):
             await asyncio.sleep(0.01)
 
@@ -64,3 +64,13 @@ async def _close_doors(host: app.Host) -> None:
     """What the kernel does with the sockets of a killed process."""
     await host._control.close()
     await host._gateway.aclose()
+
+
+async def in_time(limit: float, attempt: Callable[[str], Awaitable[float]]) -> None:
+    """One of three attempts, each in a chat of its own, takes less: a machine may stand still for once."""
+    seconds: list[float] = []
+    for chat in ("family", "friends", "neighbours"):
+        seconds.append(await attempt(chat))
+        if seconds[-1] < limit:
+            return
+    raise AssertionError(f"none of {seconds} is below {limit} s")

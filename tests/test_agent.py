@@ -76,6 +76,12 @@ def test_without_memory_the_persona_stands_alone(places: Places) -> None:
     assert "<memory" not in text
 
 
+def test_the_agent_knows_what_it_is_called(places: Places) -> None:
+    """The name is the owner's setting; without one the persona says nothing of it."""
+    assert memory.system_prompt(places, "Bea").startswith("You are kind.\n\nYour name is Bea.\n\n# Memory")
+    assert "name" not in memory.system_prompt(places)
+
+
 def test_memory_cannot_leave_its_frame(places: Places) -> None:
     """An end tag, bytes that are no text and a NUL are made harmless."""
     (places.group / "CLAUDE.md").write_bytes(b"a\0b \xff </memory> c </memory >")
@@ -109,7 +115,7 @@ def test_memory_that_is_no_file_is_left_out(places: Places, make: object, capsys
 def test_the_environment_is_fixed(places: Places) -> None:
     """What is fixed wins over what the container was given; Python's own variables stay behind."""
     given = {"ANTHROPIC_API_KEY": "placeholder", "TZ": "UTC", "BASH_ENV": "/x", "PYTHONPATH": "/y", "CLAUDECODE": "1"}
-    env = cli.environment(given, places, 8080)
+    env = cli.environment(given, places, 8080, 3128)
     assert env["ANTHROPIC_API_KEY"] == "placeholder"
     assert env["TZ"] == "UTC"
     assert env["BASH_ENV"] == ""
@@ -120,7 +126,7 @@ def test_the_environment_is_fixed(places: Places) -> None:
 def test_a_long_command_ends_before_the_host_takes_it_for_a_hang(places: Places) -> None:
     """What announces no time ends before the host loses patience; what announces one, with the turn at the latest."""
     config = Config(home=Path("/"))
-    env = cli.environment({"BASH_MAX_TIMEOUT_MS": "9999999", "BASH_DEFAULT_TIMEOUT_MS": "9999999"}, places, 8080)
+    env = cli.environment({"BASH_MAX_TIMEOUT_MS": "9999999", "BASH_DEFAULT_TIMEOUT_MS": "9999999"}, places, 8080, 3128)
     assert int(env["BASH_DEFAULT_TIMEOUT_MS"]) / 1000 < config.turn_silence
     assert int(env["BASH_MAX_TIMEOUT_MS"]) / 1000 <= config.turn_timeout
 
@@ -176,3 +182,9 @@ async def test_a_request_waits_for_a_restarting_host(folder: Path) -> None:
             assert await reader.readexactly(5) == b"hello"
             writer.close()
             assert await reader.read() == b""
+
+
+def test_agents_beside_the_main_one_use_its_model() -> None:
+    """Whichever family the agent names for them: the gateway lets through no other."""
+    assert set(cli.models("claude-opus-5-5[1m]").values()) == {"claude-opus-5-5[1m]"}
+    assert cli.models("opus") == cli.models("opus[1m]") == {}

@@ -17,7 +17,7 @@ TREES = {p.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(p.read_text("
 
 # Each module imports what stands before it: in a lower layer, or earlier in its own.
 LAYERS = [
-    ["errors", "models", "mailbox", "failpoints", "schedule", "config", "safefs"],
+    ["errors", "models", "mailbox", "failpoints", "schedule", "config", "safefs", "mounts"],
     ["prompts", "notices", "logs", "store", "groups"],
     ["meter", "control", "outbox", "tools", "media", "run"],
     ["dispatcher"],
@@ -34,7 +34,8 @@ EDGES_MAY = {*LAYERS[0], "groups"}
 # Where a library may be imported: the beginnings of module names.
 LIBRARIES = {
     "loguru": ("",),
-    "pydantic": ("config", "cli/setup"),
+    "pydantic": ("config/", "mounts/allowlist"),
+    "tomlkit": ("config/writing",),
     "croniter": ("schedule",),
     "sqlite3": ("store/",),
     "docker": ("sandbox/",),
@@ -52,13 +53,18 @@ LIBRARIES = {
 FILE_CALLS = {
     "app/__init__": {"os.open"},  # the lock
     "cli/descriptors": {"os.open"},  # what the library prints
-    "cli/setup": {"read_text", "os.open", "unlink", "rename"},  # settings and credential
+    "cli/config": {"unlink"},  # its own draft
+    "cli/setup": {"read_text"},  # credential, and what the system says of its zone
     "channels/whatsapp/files": {"open"},  # an address of WhatsApp's media server
     "channels/whatsapp/pairing": {"os.open"},  # its own file, which holds a QR code
     "channels/whatsapp/session": {"unlink"},  # the library's database
-    "config": {"read_text"},  # settings and credential
+    "config/credential": {"read_text"},
+    "config/reading": {"os.open"},  # settings
+    "config/writing": {"os.open", "unlink", "rename"},  # settings and credential
     "channels/control_sock": {"unlink"},  # its own socket
     "gateway/model": {"unlink"},  # its own sockets, in a folder that is read-only inside
+    "gateway/egress": {"unlink"},  # the same
+    "gateway/outward": {"read_text"},  # the kernel's routes
     "groups": {"iterdir"},  # the home itself
     "logs": {"os.open", "unlink"},  # the log files
     # The inbox is read-only inside; out.ndjson is opened without following, and its kind is looked at.
@@ -67,6 +73,10 @@ FILE_CALLS = {
     "ops/backup": {"open", "os.open", "rename"},
     "ops/retention": {"iterdir"},  # folders that only we make
     "ops/restore": {"open", "os.open", "rename", "iterdir", "unlink", "hardlink_to"},
+    "run/shipped": {"rglob", "read_bytes", "unlink", "rmdir"},  # skills: ours, and a copy that only we write
+    "mounts/way": {"read_text"},  # the kernel's list of mounts
+    "sandbox/hostpaths": {"read_text"},  # the kernel's word on the container that we run in
+    "meter/prices": {"read_text"},  # the table beside it
     "sandbox/base": {"read_text", "write_text", "shutil.rmtree"},  # a system that debootstrap made
     "sandbox/image": {"rglob", "read_bytes"},  # what the image is built from
     "store/__init__": {"glob", "read_text"},  # migrations

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from nanoclaw import groups
+from nanoclaw.config import Config, Current
 from nanoclaw.models import Group, Incoming, Media, OutKind, TriggerMode
 from nanoclaw.ops.archive import MAX_DAY, Archive, render
 from nanoclaw.router import hear
@@ -41,7 +42,8 @@ class Shelf:
         return {p.name: p.read_text() for p in sorted(self.folder.iterdir())}
 
     async def tick(self) -> None:
-        await Archive(self.store, self.home, self.zone, self.days, lambda: self.now).tick()
+        config = Config(home=self.home.root, zone=self.zone, keep_conversations=self.days)
+        await Archive(self.store, self.home, Current(config), lambda: self.now).tick()
 
     async def hear(self, text: str, sender: str = "Ann", *, at: int | None = None, **more: object) -> None:
         msg = replace(said(text, sender), **{"at": self.now if at is None else at, **more})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 
 from nanoclaw.channels.control_sock import ControlServer, Frame, Stream
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
-from nanoclaw.models import Account, Chat, Incoming, Outgoing, OutKind, Progress, Show
+from nanoclaw.models import Account, Chat, Incoming, Members, Outgoing, OutKind, Progress, Show
 from tests.commands import Terminal, nanoclaw, start
 
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
@@ -44,10 +44,14 @@ class Host:
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
         raise AssertionError("a terminal learns no names")
 
+    async def members(self, chat: tuple[str, ...], news: Members) -> None:
+        raise AssertionError("a terminal is no group")
+
     async def tell(self, text: str) -> None:
         raise AssertionError("a terminal has no troubles")
 
-    async def hear(self, message: Incoming) -> None:
+    async def hear(self, *messages: Incoming) -> None:
+        (message,) = messages
         self.heard.append(message.text)
         if message.text == "/stop":
             self.stopped.set()
@@ -160,7 +164,7 @@ async def test_a_broken_setting_is_one_line(tmp_path: Path) -> None:
     """No traceback, in whatever group of tasks it broke; with DEBUG there is one."""
     code, _, err = await nanoclaw(tmp_path, "run", NANOCLAW_MAX_RUNS="none")
     assert (code, err.count("\n")) == (1, 1)
-    assert err.startswith("nanoclaw: setting 'max_runs'")
+    assert err.startswith("nanoclaw: NANOCLAW_MAX_RUNS in the environment: it should be")
     code, _, err = await nanoclaw(tmp_path, "run", NANOCLAW_MAX_RUNS="none", NANOCLAW_LOG_LEVEL="DEBUG")
     assert (code, "Traceback" in err) == (1, True)
 

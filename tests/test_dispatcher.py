@@ -3,19 +3,22 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nanoclaw import control, prompts, router
-from nanoclaw.dispatcher import Slots, claim
+from nanoclaw import prompts, router
+from nanoclaw.control import lanes
+from nanoclaw.dispatcher import Dispatcher, Slots, claim
 from nanoclaw.models import Authority, Group, Turn
 from nanoclaw.store import Tx, chats, messages
 from tests.fakes import join_main, rows_of_one_group, said
 
 
-async def ask(slots: Slots, count: int) -> list[asyncio.Task[None]]:
+async def ask(slots: Slots, count: int, *, task: bool = False) -> list[asyncio.Task[None]]:
     """So many lanes ask, one after the other."""
-    tasks = [asyncio.ensure_future(slots.take()) for _ in range(count)]
+    tasks = [asyncio.ensure_future(slots.take(task)) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 
@@ -26,7 +29,7 @@ def have(tasks: list[asyncio.Task[None]]) -> list[bool]:
 
 async def test_slots_are_given_in_the_order_of_asking() -> None:
     """Two of four; the others when one is put back."""
-    slots = Slots(2)
+    slots = Slots(lambda: 2)
     tasks = await ask(slots, 4)
     assert have(tasks) == [True, True, False, False]
     assert slots.wanted
@@ -40,7 +43,7 @@ async def test_slots_are_given_in_the_order_of_asking() -> None:
 
 async def test_a_slot_is_not_lost_with_who_was_cancelled() -> None:
     """Neither while waiting, nor in the instant in which it was given."""
-    slots = Slots(1)
+    slots = Slots(lambda: 1)
     first, second, third = await ask(slots, 3)
     second.cancel()
     await asyncio.wait({second})
@@ -51,9 +54,81 @@ async def test_a_slot_is_not_lost_with_who_was_cancelled() -> None:
     await first
 
 
+def of_one_slot() -> Dispatcher:
+    """One slot, and the run of lane A has it."""
+    nothing: Any = None
+    run = SimpleNamespace(row=SimpleNamespace(id="run", lane="A"), free=False, closing=False, turns=["t"])
+    runner: Any = SimpleNamespace(runs={"A": run})
+    config: Any = SimpleNamespace(max_runs=1)
+    dispatcher = Dispatcher(
+        store=nothing, runner=runner, files=nothing, wake_outbox=lambda: None, config=lambda: config,
+        clock=lambda: 0, new_turn=str, new_nonce=str, spawn=nothing,
+    )  # fmt: skip
+    dispatcher.count()
+    return dispatcher
+
+
+async def test_a_run_of_two_questions_takes_one_slot_back() -> None:
+    """However its answers come, and also when who waits for one of them is gone."""
+    dispatcher = of_one_slot()
+    dispatcher.rest("run")
+    await dispatcher._slots.take()  # another lane's
+    rising = [asyncio.ensure_future(dispatcher.rise("run")) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert have(rising) == [False, False, False]
+    rising[0].cancel()
+    await asyncio.wait({rising[0]})
+    dispatcher._slots.put()
+    await asyncio.gather(*rising[1:])
+    assert have(await ask(dispatcher._slots, 1)) == [False]
+    dispatcher._on_end("A")
+    assert have(await ask(dispatcher._slots, 1)) == [False]  # the one that asked before has it now
+    dispatcher._slots.put()
+    await asyncio.sleep(0)
+    assert not dispatcher._slots.wanted
+
+
+async def test_a_run_that_rests_is_given_nothing() -> None:
+    """It has no slot to work with: a follow-up waits until it has one again."""
+    dispatcher = of_one_slot()
+    dispatcher.rest("run")
+    run: Any = dispatcher._runner.runs["A"]
+    group: Any = None
+    assert not await dispatcher._follow_up(run, group)  # or it would have looked into the store, which is not there
+
+
+async def test_tasks_leave_a_slot_to_people() -> None:
+    """However many are due; and a slot that none of them may have wakes nobody in vain."""
+    slots = Slots(lambda: 3)
+    assert have(await ask(slots, 10, task=True)) == [True, True] + [False] * 8
+    assert not slots.wanted
+    assert have(await ask(slots, 2)) == [True, False]
+    assert slots.wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_chats_and_tasks_are_served_in_turn(count: int) -> None:
+    """However many of the one kind wait, of two slots that become free one is for the other."""
+    slots = Slots(lambda: count)
+    people = await ask(slots, count)  # all slots
+    chats_, tasks = await ask(slots, 20), await ask(slots, 20, task=True)
+    await asyncio.gather(*people)
+    served, holders = [], [False] * count
+    for _ in range(30):
+        before = (sum(have(chats_)), sum(have(tasks)))
+        slots.put(holders.pop(0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        served.append(sum(have(tasks)) > before[1])
+        holders.append(served[-1])
+        assert sum(have(chats_)) + sum(have(tasks)) == sum(before) + 1
+    assert served in ([False, True] * 15, [True, False] * 15)
+
+
 async def test_forced_slots_are_paid_back_first() -> None:
     """Runs that lived already may be more than there are slots."""
-    slots = Slots(1)
+    slots = Slots(lambda: 1)
     slots.force()
     slots.force()
     (waiting,) = await ask(slots, 1)
@@ -176,4 +251,4 @@ def test_a_flood_of_work_is_counted_and_not_read(rows: tuple[Tx, Group]) -> None
     work = messages.open_work(tx, group.lane)
     assert len(work) < 40
     assert work[0].text.startswith("word 0 ")
-    assert "300 message(s) wait" in control.lane_status(tx, group.lane, detailed=False)
+    assert "300 message(s) wait" in lanes.status(tx, group, "", str, "UTC", 1000)

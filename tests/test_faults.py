@@ -18,7 +18,7 @@ from nanoclaw.models import Outgoing, Role, Sent, Turn
 from nanoclaw.run import Run, runner
 from nanoclaw.sandbox import Found, Spec
 from nanoclaw.store import outgoing, turns
-from tests.fakes import MemoryChannel, ProcessSandbox, eventually, hosting, living
+from tests.fakes import LIMIT, MemoryChannel, ProcessSandbox, eventually, hosting, living
 from tests.story import abandoned, busy, eventually_rows, forge, states, until_parked
 
 
@@ -255,7 +255,7 @@ async def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
         check(*args)
 
     monkeypatch.setattr(runner, "check_room", checked)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         await looked.wait()
 
 

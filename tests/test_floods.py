@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw import tools
 from nanoclaw.mailbox import Alive, Event, Reply, Request, encode
 from nanoclaw.run import listener
 from nanoclaw.run.letters import MAX_BAD, MAX_WAITING
+from nanoclaw.tools import chat
 from tests.fakes import Hosted, hosting
 from tests.story import busy, eventually_rows, forge, states
 
@@ -120,7 +120,7 @@ async def test_a_flood_of_calls_ends_the_run(folder: Path) -> None:
 
 async def test_a_turn_says_so_much_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is over the limit is refused; the final answer still goes."""
-    monkeypatch.setattr(tools, "MAX_SAID", 2)
+    monkeypatch.setattr(chat, "MAX_SAID", 2)
     async with hosting(folder) as host:
         await host.group("family")
         await host.channel.say("family", "!tool a\n!tool b\n!tool c\n!report")

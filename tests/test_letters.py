@@ -1,19 +1,21 @@
 """What letters and deaths do to the rows: tables over outcomes and states."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from nanoclaw import router, tools
+from nanoclaw import router
 from nanoclaw.errors import PARKING, Cause, Refused
 from nanoclaw.mailbox import Hello, Prompt, Reply, Request, ToHost, TurnDone
 from nanoclaw.models import Authority, Group, Key, RunRow, RunState, Turn, TurnState, Verdict
 from nanoclaw.run import letters
 from nanoclaw.run.letters import MAX_BAD, MAX_RETRIES, MAX_WAITING, Effects
 from nanoclaw.store import Tx, messages, runs, turns
-from nanoclaw.tools import MAX_SAID
+from nanoclaw.tools.chat import MAX_SAID
+from nanoclaw.tools.chat import say as queued
+from nanoclaw.tools.words import spoken
 from tests.fakes import rows_of_one_group, said
 
 NOW = 1_000_000
@@ -63,6 +65,15 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     with rows_of_one_group(tmp_path / "db") as (tx, group):
         runs.insert(tx, RunRow(RUN, group.lane, group.id, RunState.STARTING, "f"), "model")
         yield Desk(tx, group)
+
+
+def test_a_reply_is_not_lost_with_a_silent_turn(desk: Desk) -> None:
+    """It ended together with one that somebody waits for."""
+    desk.turn("a")
+    desk.turn("b")
+    desk.tx.execute("UPDATE turns SET silent = 1 WHERE id = 'b'")
+    desk.apply(Reply(("a", "b"), "the bins!"))
+    assert desk.texts() == ["the bins!"]
 
 
 # outcome, status, turn before -> turn after, parked, said
@@ -144,9 +155,23 @@ def test_a_used_up_budget_is_not_a_bad_key(desk: Desk) -> None:
 def test_a_budget_that_was_used_up_before_midnight_is_one(desk: Desk) -> None:
     """Our own 403 is known by its words when the day has turned meanwhile."""
     said = "API Error: 403 the daily limit of 5,000,000 tokens is used up; it starts again at midnight"
-    desk.turn("t")
-    desk.apply(TurnDone(("t",), "error", "", 403, said), over_budget=False)
-    assert turns.parked(desk.tx, desk.group.lane)[0] == Cause.BUDGET
+    for turn, text in (("t", said), ("u", said.replace("daily", "monthly"))):
+        desk.turn(turn)
+        desk.apply(TurnDone((turn,), "error", "", 403, text), over_budget=False)
+        assert turns.parked(desk.tx, desk.group.lane)[0] == Cause.BUDGET
+
+
+def test_a_turn_that_cost_too_much_fails_and_the_lane_goes_on(desk: Desk) -> None:
+    """The next turn has its own limit; so has one after a circle of calls, which nobody calls a bad key."""
+    for turn, text in (
+        ("t", "API Error: 403 the limit of one turn, $1.00, is used up"),
+        ("u", "API Error: 403 Stopped by the gateway: Bash was called 20 times in a row the same way."),
+    ):
+        desk.turn(turn)
+        desk.apply(TurnDone((turn,), "error", "", 403, text))
+        assert desk.get(turn).state is TurnState.FAILED
+    assert turns.parked(desk.tx, desk.group.lane)[0] == ""
+    assert (desk.get("t").error.partition(":")[0], desk.get("u").error.partition(":")[0]) == ("cost", "policy")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +199,35 @@ def test_merged_turns_end_together_with_one_reply(desk: Desk) -> None:
     assert {desk.get(t).state for t in ("t1", "t2")} == {TurnState.DONE}
     (row,) = desk.tx.execute("SELECT answered_by FROM turns WHERE id = 't1'").fetchall()
     assert row["answered_by"] == "t2"
+
+
+ENDS: list[tuple[str, Callable[[Desk], object]]] = [
+    ("overload", lambda desk: desk.apply(TurnDone(("a", "b"), "error", "s", 529, "why"))),
+    ("death", lambda desk: letters.end_run(desk.tx, RUN, Cause.SANDBOX, "it died", NOW)),
+]
+
+
+@pytest.mark.parametrize(("how", "end"), ENDS)
+def test_what_joined_a_turn_acts_with_it(desk: Desk, how: str, end: Callable[[Desk], object]) -> None:
+    """A tool acts in the name of the turn that was first, whoever wished it: none of them is asked again."""
+    desk.turn("a")
+    desk.turn("b")
+    turns.spoke(desk.tx, "a")
+    desk.turn("late")  # given behind the act, so not what it was for
+    end(desk)
+    assert [desk.get(t).state for t in ("a", "b")] == [TurnState.FAILED, TurnState.FAILED]
+    assert desk.get("late").state is (TurnState.GIVEN if how == "overload" else TurnState.OPEN)
+    assert len(desk.texts()) == 2
+
+
+def test_what_did_not_join_is_asked_again(desk: Desk) -> None:
+    """It waited behind the turn that acted, as the end of that one says."""
+    desk.turn("a")
+    desk.turn("behind")
+    turns.spoke(desk.tx, "a")
+    desk.apply(TurnDone(("a",), "ok", "s"))
+    letters.end_run(desk.tx, RUN, Cause.SANDBOX, "it died", NOW)
+    assert [desk.get(t).state for t in ("a", "behind")] == [TurnState.DONE, TurnState.OPEN]
 
 
 def test_an_interruption_that_nobody_asked_for_is_told_the_second_time(desk: Desk) -> None:
@@ -345,7 +399,7 @@ def say(desk: Desk, n: int, text: str, turn_id: str = "t") -> int:
     desk.apply(Request(n, turn_id, "send_message", {"text": text}))
     call = runs.request(desk.tx, RUN, n)
     assert call is not None
-    return tools.act(desk.tx, call, tools.spoken(text, desk.parts), NOW)
+    return queued(desk.tx, call, spoken(text, desk.parts), NOW)
 
 
 def test_a_long_reply_is_as_many_rows_as_are_sent(desk: Desk) -> None:

@@ -33,6 +33,7 @@ from nanoclaw.mailbox import (
     put_letter,
     take_letter,
 )
+from tests.fakes import LIMIT
 
 TO_AGENT = [Open("r", "m", "s", 3), Prompt("t", 'text\n"é'), Answer(1, True, "Sent."), Stop("t"), Close("why")]
 TO_HOST = [
@@ -210,13 +211,13 @@ async def test_a_watch_wakes_at_a_change_at_a_ring_and_after_its_poll(outbox: Pa
     watch = Watch(outbox, poll=60)
     with outbox.open("ab") as f:
         f.write(b"x")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LIMIT):
         await watch.wait()
         watch.ring()
         await watch.wait()
     watch.close()
     slow = Watch(outbox, poll=0.01)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LIMIT):
         await slow.wait()
     slow.close()
 
@@ -225,6 +226,6 @@ async def test_a_watch_without_inotify_polls(outbox: Path, monkeypatch: pytest.M
     """Where the kernel's events do not reach, the poll goes on alone."""
     monkeypatch.setattr(mailbox.ctypes, "CDLL", lambda *a, **k: object())
     watch = Watch(outbox, poll=0.01)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LIMIT):
         await watch.wait()
     watch.close()

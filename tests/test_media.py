@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nanoclaw import groups
+from nanoclaw.config import Config, Current
 from nanoclaw.errors import MediaRefused, NotConnected
 from nanoclaw.mailbox import Prompt
 from nanoclaw.media import MAX_DAY, MAX_FILE, Fetcher
@@ -60,7 +61,9 @@ class Shelf:
         return self.files[ref]
 
     def fetcher(self) -> Fetcher:
-        return Fetcher(self.store, self.home, self.fetch, "UTC", lambda: self.now, self.pauses)
+        return Fetcher(
+            self.store, self.home, self.fetch, Current(Config(home=self.home.root)), lambda: self.now, self.pauses
+        )
 
     async def hear(self, *files: Media, quoted: str = "", wa_id: str = "") -> None:
         await self.store.write(store_message, self.group, files, quoted, wa_id, self.now)

@@ -17,7 +17,7 @@ from nanoclaw.cli.pair_screen import half_blocks
 from nanoclaw.config import load
 from tests.commands import Terminal, nanoclaw, start
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 QR = "https://wa.me/settings/linked_devices#2@" + "visibly-fake" * 15
 LINKED: Frame = {"state": "connected", "detail": "+4915112345678"}
 OVER: Frame = {"state": "unlinked", "detail": ""}

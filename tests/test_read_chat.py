@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from nanoclaw import tools
 from nanoclaw.errors import Refused
 from nanoclaw.models import Authority, Group, MessageState, OutKind, RequestState, RunRow, RunState, Turn, TurnState
 from nanoclaw.router import hear
 from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
 from nanoclaw.store.runs import Call
-from nanoclaw.tools import read_chat
 from tests.fakes import hosting, rows_of_one_group, said
 
 EVER = 10**15
@@ -44,7 +44,7 @@ class Desk:
 
     def read(self, **args: object) -> str:
         call = Call("r", 1, "t", "read_chat", args, RequestState.OPEN, False, "", None)
-        return read_chat(self.tx, call, "UTC", "ab")
+        return tools.look(self.tx, call, "UTC", "ab", self.now)
 
     def said(self, **args: object) -> list[str]:
         """The bodies, oldest first; ours are marked."""

@@ -10,7 +10,7 @@ import pytest
 
 from nanoclaw import app, commands, groups
 from nanoclaw.commands import Asked
-from nanoclaw.config import Config
+from nanoclaw.config import Config, Current
 from nanoclaw.models import Group, Media, Role, RunRow, RunState
 from nanoclaw.ops import ballast, files
 from nanoclaw.ops.ballast import Ballast
@@ -37,7 +37,7 @@ class House:
         """One daily round; the clock was looked at a day ago, so that it is believed."""
         await self.store.write(retention.noted, self.now - DAY_MS)
         config = Config(home=self.home.root, **settings)  # type: ignore[arg-type]
-        await Retention(self.store, self.home, config, lambda: self.now).tick()
+        await Retention(self.store, self.home, lambda: config, lambda: self.now).tick()
 
     async def rows(self, sql: str) -> list[Any]:
         return await self.store.read(lambda tx: [row[0] for row in tx.execute(sql)])
@@ -137,7 +137,7 @@ async def test_strangers_are_forgotten(house: House) -> None:
 async def test_a_clock_that_jumps_removes_nothing(house: House) -> None:
     """A date far ahead is believed when it is still so a day later."""
     await house.store.write(a_turn, house.group, 1, house.now - DAY_MS)
-    keep = Retention(house.store, house.home, Config(home=house.home.root), lambda: house.now)
+    keep = Retention(house.store, house.home, Current(Config(home=house.home.root)), lambda: house.now)
     await keep.tick()
     house.now += 1000 * DAY_MS
     await keep.tick()
@@ -241,7 +241,7 @@ def ask(tx: Tx, word: str, role: Role, now: int) -> commands.Answered:
     group = chats.group_by_folder(tx, "family")
     chat = tx.execute("SELECT id FROM chats WHERE channel = 'test'").fetchone()[0]
     assert group is not None
-    answered = commands.run(tx, word, Asked(group, role, now, chats.chat(tx, chat)))
+    answered = commands.run(tx, commands.Found(word), Asked(group, role, now, chats.chat(tx, chat)))
     assert answered is not None
     return answered
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nanoclaw.cli.setup import kind_of, set_settings, system_zone, write_credential
+from nanoclaw.cli.setup import kind_of, system_zone, write_credential
 from nanoclaw.config import load, read_credential
+from nanoclaw.config.writing import set_settings
 from nanoclaw.errors import ConfigError
 from nanoclaw.gateway import Credential, CredentialKind
 
@@ -174,7 +175,7 @@ def test_settings_keep_what_is_there(home: Path) -> None:
     (home / "nanoclaw.toml").write_text('# mine\nname = "Rob"\n')
     set_settings(home, {"tokens_per_day": 5})
     set_settings(home, {"tokens_per_day": 6})
-    assert (home / "nanoclaw.toml").read_text() == 'tokens_per_day = 6\n# mine\nname = "Rob"\n'
+    assert (home / "nanoclaw.toml").read_text() == '# mine\nname = "Rob"\ntokens_per_day = 6\n'
 
 
 @pytest.mark.parametrize("wrong", [{"tokens_per_day": -1}, {"zone": "Mars/Base"}, {"zone": 'UTC"\nname = "x'}])

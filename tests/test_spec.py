@@ -53,6 +53,7 @@ def test_the_rest_of_the_body() -> None:
     assert body["Labels"] == {"nanoclaw.install": "i", "nanoclaw.run": "0123", "nanoclaw.lane": "kitchen"}
     assert body["Env"] == ["TZ=UTC", "HOME=/home/agent"]
     assert [m["ReadOnly"] for m in body["HostConfig"]["Mounts"]] == [False, True]
+    assert all(m["BindOptions"] == {"NonRecursive": True} for m in body["HostConfig"]["Mounts"])
     assert set(body["HostConfig"]["Tmpfs"]) == {"/tmp", "/home/agent", "/home/agent/.claude"}
     assert {"Name": "core", "Soft": 0, "Hard": 0} in body["HostConfig"]["Ulimits"]
     assert {"Privileged", "Devices", "CapAdd", "Binds", "ExposedPorts"}.isdisjoint({*body, *body["HostConfig"]})

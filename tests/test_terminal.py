@@ -12,7 +12,7 @@ from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import Client, ControlServer, Frame, connect
 from nanoclaw.channels.terminal import CHAT, TerminalChannel
 from nanoclaw.errors import NanoClawError, NotConnected, StoreError
-from nanoclaw.models import Account, Chat, Incoming, Key, Outgoing, OutKind, Progress, Sender, Show
+from nanoclaw.models import Account, Chat, Incoming, Key, Members, Outgoing, OutKind, Progress, Sender, Show
 
 NOW = 1_790_000_000_000
 TERMINAL = Chat(1, CHAT, CHAT, "Terminal", False, 1)
@@ -29,16 +29,19 @@ class Room:
         self.channel = TerminalChannel(lambda: NOW)
         self.server = ControlServer(path, self.channel.verbs)
 
-    async def hear(self, message: Incoming) -> None:
-        if message.text == "unstorable":
+    async def hear(self, *messages: Incoming) -> None:
+        if any(message.text == "unstorable" for message in messages):
             raise StoreError("the disk is full; make room")
-        self.heard.append(message)
+        self.heard.extend(messages)
 
     async def connected(self, account: Account | None = None) -> None:
         self.ready.release()
 
     async def named(self, chat: tuple[str, ...], name: str, expires: int | None = None) -> None:
         raise AssertionError("a terminal learns no names")
+
+    async def members(self, chat: tuple[str, ...], news: Members) -> None:
+        raise AssertionError("a terminal is no group")
 
     async def tell(self, text: str) -> None:
         raise AssertionError("a terminal has no troubles")

@@ -24,6 +24,10 @@ from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from nanoclaw.store import Store, ledger
 
 
+class Restart(Exception):
+    """The host has ended in order, to begin anew: the owner asked for it."""
+
+
 def now_ms() -> int:
     """Wall clock, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
@@ -39,13 +43,17 @@ async def serve(
     channels: tuple[Channel, ...] = (),
     clock: Callable[[], int] = now_ms,
     patient: bool = False,
+    lives_on: bool = False,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    log: Callable[[str], None] = lambda level: None,
 ) -> None:
-    """The host's life, until cancelled. Raises NanoClawError when it cannot start.
+    """The host's life, until cancelled. Raises NanoClawError when it cannot start, Restart when it is to begin anew.
 
-    `patient`: after repeated crashes the channels wait before they connect. `sandbox` makes another one than Docker's
-    for an install id; `channels` come beside the terminal.
+    `patient`: after repeated crashes the channels wait before they connect. `lives_on`: the caller begins it anew when
+    it is asked to. `sandbox` makes another one than Docker's for an install id; `channels` come beside the terminal;
+    `log` sets how much is logged.
     """
+    again = False
     home = open_home(config.home, config.run_dir)
     with one_host(home.lock), Life(home.root, clock, sleep, patient=patient) as life:
         async with opened(Store(home.db, Ballast(home.root).drop)) as store:
@@ -55,18 +63,23 @@ async def serve(
             assert box is not None  # noqa: S101 - one of the two lines above made it
             try:
                 async with asyncio.TaskGroup() as tg:
-                    host = Host(config, environ, home, store, box, engine, channels, clock, tg, life)
+                    host = Host(config, environ, home, store, box, engine, channels, clock, tg, life, log, lives_on)
                     await host.start(progress)
                     if ready is not None:
                         ready.set()
                     logger.info("Ready: NanoClaw {} with home {}", __version__, home.root)
                     try:
-                        await asyncio.Event().wait()
+                        await host.restarting.wait()
+                        raise Restart
                     finally:
                         await host.stop()
+            except* Restart:
+                again = True
             finally:
                 if engine is not None:
                     await engine.stop()
+    if again:
+        raise Restart
 
 
 def _docker(config: Config, environ: Mapping[str, str], install: str, progress: Callable[[str], None]) -> DockerSandbox:
@@ -105,4 +118,4 @@ async def opened(store: Store) -> AsyncIterator[Store]:
         await store.close()
 
 
-__all__ = ["Host", "now_ms", "one_host", "opened", "serve"]
+__all__ = ["Host", "Restart", "now_ms", "one_host", "opened", "serve"]

@@ -5,43 +5,59 @@ import random
 import secrets
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from loguru import logger
 
 from nanoclaw import control
+from nanoclaw.app.doing import Doing
+from nanoclaw.app.effects import Effects
 from nanoclaw.app.errands import Pulse, contained, stage
+from nanoclaw.app.live import Live
 from nanoclaw.app.outside import Outside
+from nanoclaw.app.rows import Rows
 from nanoclaw.app.verbs import Verbs
 from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import ControlServer
 from nanoclaw.channels.terminal import CHAT, OWNER, TerminalChannel
-from nanoclaw.commands import Answered
-from nanoclaw.config import Config, read_credential
+from nanoclaw.commands import Answered, House
+from nanoclaw.config import Config, Current, read_credential
+from nanoclaw.control import house
+from nanoclaw.control.firing import Ids
+from nanoclaw.control.heartbeat import has_words
+from nanoclaw.control.usage import Most
 from nanoclaw.dispatcher import Dispatcher
-from nanoclaw.ears import Ears
+from nanoclaw.ears import Ears, tell_main
 from nanoclaw.errors import SandboxError
 from nanoclaw.gateway import CredentialKind
+from nanoclaw.gateway.egress import Egress
 from nanoclaw.gateway.model import ModelGateway
+from nanoclaw.gateway.ways import Ways
 from nanoclaw.groups import Home
 from nanoclaw.media import Fetcher
 from nanoclaw.meter import DayMeter
+from nanoclaw.meter.traffic import Traffic
 from nanoclaw.models import Chat, Progress, Show
 from nanoclaw.ops.crashes import Life
 from nanoclaw.ops.keeping import Keeping
 from nanoclaw.outbox import Outbox
+from nanoclaw.run import shipped
 from nanoclaw.run.runner import Runner, Settings
 from nanoclaw.sandbox import Found, Sandbox
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
+from nanoclaw.sandbox.engine import address_of
 from nanoclaw.sandbox.image import resources
 from nanoclaw.sandbox.spec import identity
 from nanoclaw.schedule import midnight
-from nanoclaw.store import Store, outgoing, owners
-from nanoclaw.tools import Tools
+from nanoclaw.scheduler import Scheduler
+from nanoclaw.store import Store, mounts, outgoing
+from nanoclaw.tools import Answers, Kit, Tools
 
 STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
 SEND_GRACE = 2.0  # seconds for the acknowledgement of a text; without it the next life sends it again, counted
+RESTART_AFTER = 1.0  # seconds in which whoever asked for it can take the answer
 _CHANNEL_AGAIN = 5.0  # seconds after which a channel that broke is started again
 _PLACEHOLDER = "placeholder-the-real-one-stays-with-the-host"
 
@@ -61,8 +77,10 @@ class Host:
         clock: Callable[[], int],
         tg: asyncio.TaskGroup,
         life: Life,
+        log: Callable[[str], None],
+        lives_on: bool,
     ) -> None:
-        self._config = config
+        self._current = Current(config)
         self._environ = environ
         self._home = home
         self._store = store
@@ -71,62 +89,120 @@ class Host:
         self._clock = clock
         self._tg = tg
         self._life = life
+        self._log = log
+        self._lives_on = lives_on
+        self.restarting = asyncio.Event()
+        self._doing = Doing()
         self._identity = (0, 0, dict[str, str]())
         self._identify(rootless=False)
         self._news = Pulse()
-        self._zone = ZoneInfo(config.zone)
-        all_channels: tuple[Channel, ...] = (TerminalChannel(clock), *_whatsapp(config, home, clock), *channels)
-        self._channels = {c.name: c for c in all_channels}
+        self._answers = Answers()
+        own: tuple[Channel, ...] = (TerminalChannel(clock, home.root), *_whatsapp(self._current, home, clock))
+        self._channels = {c.name: c for c in (*own, *channels)}
         self.outbox = Outbox(store, self._channels, clock)
-        self._keeping = Keeping(store, home, config, clock)
-        self._meter = DayMeter(store, cap=config.tokens_per_day, zone=self._zone, clock=clock, spawn=self._spawn)
-        self._gateway = ModelGateway(config.base_url, self._credential, self._meter)
+        self._keeping = Keeping(store, home, self._current, clock)
+        self._meter = DayMeter(store, self._current, clock, self._spawn, turn_of=self._turn_of, warn=self._warn)
+        self._gateway = self._make_ways()
         self._runner = self._make_runner()
         self._dispatcher = self._make_dispatcher()
+        self._scheduler = self._make_scheduler()
+        self._rows = self._make_rows()
+        self._effects = self._make_effects()
+        self._settings = Live(self._current, environ, tell=self._tell_main, apply=self._effects)
         self._outside = self._make_outside()
-        self._control = ControlServer(home.control_sock, self._make_verbs().table())
+        verbs = self._make_verbs().table() | {"settings": self._settings.verb}
+        self._control = ControlServer(home.control_sock, verbs)
+
+    def _make_ways(self) -> Ways:
+        traffic = Traffic(self._store, self._midnight, self._clock, self._spawn, self.outbox.wake)
+        return Ways(
+            ModelGateway(lambda: self._config.base_url, self._credential, self._meter),
+            Egress(traffic, lambda: self._config.base_url),
+        )
 
     def _make_runner(self) -> Runner:
-        config = self._config
         return Runner(
             store=self._store,
             home=self._home,
             sandbox=self._sandbox,
             gateway=self._gateway,
             meter=self._meter,
-            tools=Tools(self._store, self.outbox, self._clock, config.zone, lambda: secrets.token_hex(4)),
+            tools=Tools(self._make_kit()),
             outbox=self.outbox,
             show=self._show,
             settings=Settings(
-                model=config.model,
-                skills=resources() / "skills",
+                config=self._current,
+                skills=self._home.shipped,
                 identity=lambda: self._identity[:2],
                 env=self._container_env,
-                turn_silence=config.turn_silence,
-                turn_timeout=config.turn_timeout,
                 new_id=lambda: secrets.token_hex(4),
+                engine=self._engine_address,
             ),
             clock=self._clock,
             spawn=self._spawn,
+        )
+
+    def _engine_address(self) -> str:
+        return address_of(self._environ, self._config.engine)
+
+    def _make_kit(self) -> Kit:
+        return Kit(
+            store=self._store,
+            outbox=self.outbox,
+            home=self._home,
+            clock=self._clock,
+            zone=lambda: self._config.zone,
+            new_nonce=lambda: secrets.token_hex(4),
+            bring_up=self._keeping.memories.bring_up,
+            rest=lambda run_id: self._dispatcher.rest(run_id),
+            rise=lambda run_id: self._dispatcher.rise(run_id),
+            answers=self._answers,
+            reschedule=lambda: self._spawn(self._look(), "rows"),
         )
 
     def _make_dispatcher(self) -> Dispatcher:
         return Dispatcher(
             store=self._store,
             runner=self._runner,
-            files=Fetcher(self._store, self._home, self._fetch, self._config.zone, self._clock),
+            files=Fetcher(self._store, self._home, self._fetch, self._current, self._clock),
             wake_outbox=self.outbox.wake,
-            slots=self._config.max_runs,
-            zone=self._config.zone,
-            idle_timeout=self._config.idle_timeout,
+            config=self._current,
             clock=self._clock,
             new_turn=lambda: str(uuid.uuid4()),
             new_nonce=lambda: secrets.token_hex(4),
             spawn=self._spawn,
         )
 
+    def _make_scheduler(self) -> Scheduler:
+        ids = Ids(lambda: str(uuid.uuid4()), lambda: secrets.token_hex(4), partial(has_words, self._home))
+        wake = self._dispatcher.wake
+        return Scheduler(self._store, ids, wake=wake, wake_outbox=self.outbox.wake, clock=self._clock)
+
+    def _make_effects(self) -> Effects:
+        return Effects(
+            config=self._current,
+            store=self._store,
+            lanes=self._dispatcher,
+            meter=self._meter,
+            keeping=self._keeping,
+            log=self._log,
+        )
+
+    def _make_rows(self) -> Rows:
+        return Rows(
+            store=self._store,
+            channels=self._channels,
+            runner=self._runner,
+            dispatcher=self._dispatcher,
+            outbox=self.outbox,
+            memories=self._keeping.memories,
+            clock=self._clock,
+            spawn=self._spawn,
+        )
+
     def _make_outside(self) -> Outside:
         return Outside(
+            settings=self._settings,
             store=self._store,
             sandbox=self._sandbox,
             runner=self._runner,
@@ -148,6 +224,7 @@ class Host:
             life=self._life,
             facts=self._facts,
             midnight=self._midnight,
+            changed=self._look,
             clock=self._clock,
         )
 
@@ -156,13 +233,16 @@ class Host:
     async def start(self, progress: Callable[[str], None]) -> None:
         """Rows first, then what runs already, then the doors: a message finds everything in place."""
         await self._store.write(control.ensure_main, CHAT, CHAT, OWNER.jids[0], self._config.name, self._clock())
-        shared = self._config.whatsapp == "shared"
-        await self._store.write(owners.settle, "whatsapp", self._config.owners, shared=shared)
+        await self._effects.people_and_names()
+        await asyncio.to_thread(shipped.refresh, resources() / "skills", self._home.shipped)
+        await self._store.write(mounts.set_around, self._home.run_dir, self._engine_address())
+        await self._store.write(house.restarted, self._clock())
         lost = await self._store.write(outgoing.recover)
         if lost:
             logger.warning("{} texts were being sent when the host ended; they are sent again", lost)
         await self._adopt(progress)
         await self._dispatcher.start()
+        self._spawn(self._rows.look(), "rows")  # what was changed while no host lived
         self._tg.create_task(self.outbox.run(), name="outbox")
         life = self._life
         if life.wait:
@@ -173,6 +253,7 @@ class Host:
             self._tg.create_task(self._live(channel), name=f"channel {channel.name}")
         self._tg.create_task(self._outside.watch(), name="watch")
         self._tg.create_task(self._keeping.run(), name="keeping")
+        self._tg.create_task(self._scheduler.run(), name="scheduler")
         await self._control.start()
 
     async def _adopt(self, progress: Callable[[str], None]) -> None:
@@ -218,22 +299,49 @@ class Host:
     # --- a message --------------------------------------------------------------------------------
 
     def _ears(self, channel: str) -> Ears:
-        late_ms = int(self._config.late_after * 1000)
-        return Ears(channel, self._store, late_ms, self._clock, self._dispatcher.wake, self.outbox.wake, self._act)
+        return Ears(
+            channel, self._store, self._current, self._clock, self._dispatcher.wake, self.outbox.wake, self._act,
+            self._house,
+        )  # fmt: skip
+
+    def _house(self) -> House:
+        """What commands need to know that is no row."""
+        others = [c for c in self._channels.values() if c.name != CHAT]
+        return House(
+            home=self._home,
+            zone=self._config.zone,
+            model=self._config.model,
+            most=Most(self._config.budget_group_day, self._config.budget_main_day, self._config.budget_month),
+            lives_on=self._lives_on,
+            connections=lambda: "; ".join(f"{c.name}: {c.state.replace('_', ' ')}" for c in others),
+            doing=self._doing.of,
+        )
 
     def _act(self, lane: str, answered: Answered) -> None:
         self._news.ring()
+        if answered.answer:
+            self._answers.ring()
+        if answered.restart:
+            asyncio.get_running_loop().call_later(RESTART_AFTER, self.restarting.set)
         if answered.stop:
-            self._spawn(self._runner.stop(lane, answered.stop), "stop")
+            self._spawn(self._runner.stop(answered.lane or lane, answered.stop), "stop")
         if answered.retire:
             self._runner.retire(lane)
+        if answered.changed:
+            self._spawn(self._look(), "rows")
         if answered.forget:
             self._keeping.wake()
+
+    async def _look(self) -> None:
+        """Rows were changed by somebody else."""
+        self._scheduler.wake()
+        await self._rows.look()
 
     async def _fetch(self, channel: str, ref: str, limit: int) -> bytes:
         return await self._channels[channel].fetch(ref, limit)
 
     def _show(self, chat: Chat, progress: Progress) -> None:
+        self._doing.saw(progress)
         if progress.show is Show.ENDED:
             self._news.ring()
             self._keeping.wake()
@@ -249,7 +357,8 @@ class Host:
         credential = self._credential()
         oauth = credential is not None and credential.kind is CredentialKind.OAUTH
         name = "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY"
-        return {name: _PLACEHOLDER, "TZ": self._config.zone, **self._identity[2]}
+        config = self._config
+        return {name: _PLACEHOLDER, "TZ": config.zone, "ASSISTANT_NAME": config.name, **self._identity[2]}
 
     def _identify(self, *, rootless: bool) -> None:
         stat = self._home.root.stat()
@@ -261,12 +370,28 @@ class Host:
 
     # --- small things -----------------------------------------------------------------------------
 
+    @property
+    def _config(self) -> Config:
+        return self._current()
+
     def _facts(self) -> dict[str, Any]:
         """What only the living process knows, for `status`."""
-        return {"credential": "given" if self._credential() else "missing: nanoclaw setup", **self._keeping.facts()}
+        credential = "given" if self._credential() else "missing: nanoclaw setup"
+        return {"credential": credential, **self._settings.facts(), **self._keeping.facts()}
+
+    async def _tell_main(self, text: str) -> None:
+        await self._store.write(tell_main, text, self._clock())
+        self.outbox.wake()
+
+    def _turn_of(self, run_id: str) -> str:
+        """The turn that a run works at, for what it costs."""
+        return self._runner.turn_of(run_id)
+
+    def _warn(self, text: str) -> None:
+        self._spawn(self._tell_main(text), "warning")
 
     def _midnight(self) -> int:
-        return midnight(self._clock(), self._zone)
+        return midnight(self._clock(), ZoneInfo(self._config.zone))
 
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
         errand = contained(job, name)
@@ -278,20 +403,9 @@ class Host:
             job.close()
 
 
-def _whatsapp(config: Config, home: Home, clock: Callable[[], int]) -> tuple[Channel, ...]:
-    if config.whatsapp == "off":
+def _whatsapp(config: Current, home: Home, clock: Callable[[], int]) -> tuple[Channel, ...]:
+    if config().whatsapp == "off":
         return ()
     from nanoclaw.channels.whatsapp import WhatsApp  # its library is large: only who uses it pays for it
 
-    shared = config.whatsapp == "shared"
-    return (
-        WhatsApp(
-            home.root / "whatsapp",
-            shared=shared,
-            name=config.name,
-            reaction=config.reaction,
-            typing=not shared if config.typing is None else config.typing,
-            clock=clock,
-            random=random.random,
-        ),
-    )
+    return (WhatsApp(home.root / "whatsapp", config, clock=clock, random=random.random),)

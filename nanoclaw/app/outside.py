@@ -1,4 +1,4 @@
-"""What changes outside, and what it releases: the credential, the day, the engine, the image, the disk."""
+"""What changes outside, and what it releases: settings, the credential, the day, the engine, the image, the disk."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,6 +7,7 @@ from typing import Any
 from loguru import logger
 
 from nanoclaw.app.errands import contained
+from nanoclaw.app.live import Live
 from nanoclaw.dispatcher import Dispatcher
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.meter import Spawn
@@ -26,6 +27,7 @@ class Outside:
     def __init__(
         self,
         *,
+        settings: Live,
         store: Store,
         sandbox: Sandbox,
         runner: Runner,
@@ -35,6 +37,7 @@ class Outside:
         meet_engine: Callable[[], Awaitable[None]],
         spawn: Spawn,
     ) -> None:
+        self._settings = settings
         self._store = store
         self._sandbox = sandbox
         self._runner = runner
@@ -55,13 +58,14 @@ class Outside:
             await contained(self._look(seldom=looks % _REAP_EVERY == 0), "watch")
 
     async def _look(self, *, seldom: bool) -> None:
+        await self._settings.look()
         credential, midnight = self._seen
         self._seen = (self._credential(), self._midnight())
         if self._seen[0] != credential:
             logger.info("The credential has changed")
             await self._dispatcher.release(_BY_CREDENTIAL)
         if self._seen[1] != midnight:
-            await self._dispatcher.release(frozenset({Cause.BUDGET}))
+            await self._dispatcher.retry(frozenset({Cause.BUDGET}))  # another limit may hold: it was told already
         if seldom:
             await self._dispatcher.retry(frozenset({Cause.DISK}))
         self._dispatcher.sweep(asyncio.get_running_loop().time())

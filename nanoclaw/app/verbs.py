@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from nanoclaw import __version__, control
@@ -34,6 +34,7 @@ class Verbs:
         life: Life,
         facts: Callable[[], dict[str, Any]],
         midnight: Callable[[], int],
+        changed: Callable[[], Awaitable[None]],
         clock: Callable[[], int],
     ) -> None:
         self._config = config
@@ -45,6 +46,7 @@ class Verbs:
         self._life = life
         self._facts = facts
         self._midnight = midnight
+        self._changed = changed
         self._clock = clock
         self._started = time.monotonic()
 
@@ -53,6 +55,7 @@ class Verbs:
         own: dict[str, Handler] = {
             "status": self._status,
             "wake": self._wake,
+            "changed": self._on_changed,
             "outcome": self._outcome,
             "claim": self._claim,
         }
@@ -61,6 +64,10 @@ class Verbs:
     async def _wake(self, args: Frame, stream: Stream) -> Frame | None:
         self._dispatcher.wake(str(args.get("lane", "")))
         self._outbox.wake()
+        return None
+
+    async def _on_changed(self, args: Frame, stream: Stream) -> Frame | None:
+        await self._changed()
         return None
 
     async def _outcome(self, args: Frame, stream: Stream) -> Frame | None:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from nanoclaw import safefs
+from nanoclaw.config import Config
 from nanoclaw.errors import NanoClawError
 from nanoclaw.groups import Home, make_kept
 from nanoclaw.models import Group, Media
@@ -32,8 +33,7 @@ class Archive:
 
     store: Store
     home: Home
-    zone: str  # of groups that name none
-    days: int  # that a file is kept: for an older day none is made
+    config: Callable[[], Config]
     clock: Callable[[], int]
 
     async def tick(self) -> None:
@@ -50,7 +50,7 @@ class Archive:
 
     async def _bring_up(self, group: Group, marks: list[Mark]) -> None:
         make_kept(self.home, group.folder)
-        zone = ZoneInfo(group.zone or self.zone)
+        zone = ZoneInfo(group.zone or self.config().zone)
         for day in sorted({d for m in marks for d in _days(m.hour, zone)}):
             await self._write(group, day, zone)
         if any(m.erased for m in marks):
@@ -58,7 +58,8 @@ class Archive:
 
     async def _write(self, group: Group, day: date, zone: ZoneInfo) -> None:
         folder, name = self.home.kept_dir(group.folder) / "conversations", f"{day}.md"
-        oldest = datetime.fromtimestamp(self.clock() / 1000, zone).date() - timedelta(days=self.days)
+        days = self.config().conversation_days
+        oldest = datetime.fromtimestamp(self.clock() / 1000, zone).date() - timedelta(days=days)
         if day < oldest and not (folder / name).is_file():
             return
         lines = await self._said(group, _midnight(day, zone), _midnight(day + timedelta(days=1), zone))

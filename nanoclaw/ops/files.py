@@ -10,10 +10,10 @@ from loguru import logger
 
 from nanoclaw import safefs
 from nanoclaw.errors import UnsafePath
-from nanoclaw.groups import Home
+from nanoclaw.groups import OUTGOING, Home
 from nanoclaw.media import missing
 from nanoclaw.models import Media
-from nanoclaw.store import Store, archive
+from nanoclaw.store import Store, archive, outgoing
 
 _PART_AGE = 3600.0  # seconds after which a file that was being written is a leftover
 _OF_MESSAGE = re.compile(r"\d{4}-\d\d-\d\d-(\d+)-")  # media.Fetcher names them so
@@ -58,6 +58,17 @@ async def remove_unnamed(store: Store, home: Home, folder: str) -> int:
         # One that is being fetched is here before its row says so.
         if not any(f.path == name or missing(f) for f in kept.get(owner, ()))
     ]
+    return await asyncio.to_thread(remove, root, gone)
+
+
+async def remove_sent(store: Store, home: Home, folder: str, now: float) -> int:
+    """Remove the copies of files that are sent or given up, and those that no row ever named; how many."""
+    root = home.kept_dir(folder) / OUTGOING
+    if not (found := await asyncio.to_thread(ages, root)):
+        return 0
+    waiting = await store.read(outgoing.copies)
+    base = root.relative_to(home.root)
+    gone = [name for name, at in found.items() if not waiting.get(str(base / name), at > now - _PART_AGE)]
     return await asyncio.to_thread(remove, root, gone)
 
 

@@ -14,10 +14,12 @@ from nanoclaw.config import Config
 from nanoclaw.errors import UnsafePath
 from nanoclaw.groups import Home, remove_run
 from nanoclaw.ops import files
+from nanoclaw.ops.memory import tidy
 from nanoclaw.store import Store, chats, forget, retention
-from nanoclaw.store.retention import AUDIT, MESSAGES, STRANGERS, USAGE, Old
+from nanoclaw.store.retention import AUDIT, FIRINGS, LANES, MESSAGES, STRANGERS, TASKS, USAGE, Old
 
 DAY_MS = 86_400_000
+_KEEP_FIRINGS = 30  # days that it is known what became of each time of a task
 _JUMP_MS = 2 * DAY_MS  # a clock that was set forward by more is believed only when it says so for a day
 _RUN_AGE = 86_400.0  # seconds after which the folder of a run that lives no more is a leftover
 _LANE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
@@ -29,7 +31,7 @@ class Retention:
 
     store: Store
     home: Home
-    config: Config
+    config: Callable[[], Config]
     clock: Callable[[], int]
 
     async def tick(self) -> None:
@@ -43,15 +45,17 @@ class Retention:
             count += await self._files(now)
         except (OSError, UnsafePath) as e:
             logger.error("Old files cannot be removed: {}", e)
+        await tidy(self.store)
         left = 1
         while left:
             left = await self.store.write(retention.shrink)
         logger.info("Retention removed {} files and rows", count)
 
     async def _rows(self, now: int) -> int:
-        keep = self.config
+        keep = self.config()
         await self.store.write(retention.early, now)
-        terms = [(old, keep.keep_messages) for old in (*MESSAGES, STRANGERS)]
+        terms = [(old, _KEEP_FIRINGS) for old in (FIRINGS, TASKS)]
+        terms += [(old, keep.keep_messages) for old in (*MESSAGES, LANES, STRANGERS)]
         total = 0
         for old, days in (*terms, (AUDIT, keep.keep_audit), (USAGE, keep.keep_usage)):
             total += await self._walk(old, now - days * DAY_MS)
@@ -71,18 +75,18 @@ class Retention:
         for group in await self.store.read(chats.groups):
             total += await self._kept(group.folder, now)
         sessions = await self.store.read(retention.sessions)
-        before = (now - self.config.keep_transcripts * DAY_MS) / 1000
+        before = (now - self.config().keep_transcripts * DAY_MS) / 1000
         for lane in await asyncio.to_thread(_names, self.home.root / "state"):
             projects = self.home.state_dir(lane.replace(".", "#")) / "projects"
             total += await asyncio.to_thread(_forget, projects, sessions.get(lane.replace(".", "#"), ""), before)
         return total + await self._runs(now)
 
     async def _kept(self, folder: str, now: int) -> int:
-        keep, kept = self.config, self.home.kept_dir(folder)
+        keep, kept = self.config(), self.home.kept_dir(folder)
         why = f"files are kept for {keep.keep_media} days"
         count = await files.expire_media(self.store, self.home, folder, (now - keep.keep_media * DAY_MS) / 1000, why)
         count += await files.remove_unnamed(self.store, self.home, folder)
-        last = datetime.fromtimestamp((now - conversation_days(keep) * DAY_MS) / 1000, UTC).date()
+        last = datetime.fromtimestamp((now - keep.conversation_days * DAY_MS) / 1000, UTC).date()
         count += await asyncio.to_thread(lambda: files.remove(kept, files.leftovers(kept, now / 1000)))
         talks = kept / "conversations"
         return count + await asyncio.to_thread(lambda: files.remove(talks, files.old_days(talks, last)))
@@ -97,19 +101,17 @@ class Retention:
         return len(gone)
 
 
-def conversation_days(config: Config) -> int:
-    """A conversation's file is made from messages, so it does not outlive them."""
-    return min(config.keep_conversations, config.keep_messages)
-
-
 async def forget_sessions(store: Store, home: Home) -> None:
     """Remove the transcripts of lanes that were told to forget, as soon as no container has them open."""
-    for lane, current in (await store.read(forget.unforgotten)).items():
+    lanes = await store.read(forget.unforgotten)
+    for lane, current in lanes.items():
         try:
             await asyncio.to_thread(_forget, home.state_dir(lane) / "projects", current, float("inf"))
             await store.write(forget.forgotten, lane)
         except (OSError, UnsafePath) as e:
             logger.error("The sessions of lane {} cannot be removed: {}", lane, e)
+    if lanes:
+        await tidy(store)
 
 
 def _forget(projects: Path, current: str, before: float) -> int:

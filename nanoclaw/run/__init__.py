@@ -2,11 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from nanoclaw import notices
 from nanoclaw.errors import Cause, NanoClawError
 from nanoclaw.mailbox import LetterError, OutboxReader, Prompt, ToHost, decode_to_host
-from nanoclaw.models import Authority, Chat, Group, RunRow, RunState, Turn, TurnState
+from nanoclaw.models import Authority, Chat, Group, RunRow, RunState, Turn, TurnState, is_of_task
 from nanoclaw.sandbox import Death, Exit
 from nanoclaw.store import Tx, runs, turns
 
@@ -39,16 +40,25 @@ class Run:
     idle_since: float = 0.0
     measured: float = 0.0  # when the disk that it uses was looked at
     chats: dict[int, Chat] = field(default_factory=dict)  # where it is shown; read once
+    looks: tuple[str, ...] = ()  # folders beside its group's own that are looked through for it until it is started
+    started: asyncio.Event = field(default_factory=asyncio.Event)  # it has its container, or never will
+    covered: tuple[tuple[Path, tuple[int, int]], ...] | None = None  # what is hidden in them: path, device and inode
     died: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.greeted = self.row.state is not RunState.STARTING
-        self.closing = self.row.state is RunState.CLOSING  # adopted after /new
+        # Adopted after /new; or a task's, which has one turn and ends with it.
+        self.closing = self.row.state is RunState.CLOSING or is_of_task(self.row.lane)
 
     @property
     def free(self) -> bool:
         """Whether it could take any turn of its lane."""
         return not self.turns and not self.stopping and not self.closing
+
+    def outlived(self, now: int) -> bool:
+        """Whether it is older than its group's runs may get; it ends when it is idle."""
+        limit = self.group.limits.run_timeout
+        return bool(limit) and not self.closing and now - self.row.started_at > limit * 1000
 
     def takes(self, authority: Authority, chat_id: int) -> bool:
         """Whether a follow-up of this authority from this chat may join the running turn."""

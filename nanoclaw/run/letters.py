@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from loguru import logger
 
 from nanoclaw import notices
+from nanoclaw.control.firing import back_off
+from nanoclaw.control.heartbeat import HEARTBEAT_OK, MAX_HEARTBEAT_OK
 from nanoclaw.errors import PARKING, Cause
-from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone
-from nanoclaw.models import OutKind, RunRow, RunState, Turn, TurnState
-from nanoclaw.store import Tx, chats, messages, outgoing, runs, turns
-from nanoclaw.tools import MAX_SAID, Parts, Spoken, spoken
+from nanoclaw.mailbox import Hello, Reply, Request, ToHost, TurnDone, Woken, prompt_of
+from nanoclaw.models import OutKind, RunRow, RunState, Turn, TurnState, is_of_task
+from nanoclaw.store import Tx, chats, messages, outgoing, runs, tasks, turns
+from nanoclaw.tools.chat import MAX_SAID
+from nanoclaw.tools.words import Parts, Spoken, spoken
 
 MAX_RETRIES = 5  # overloads waited for, after the CLI itself gave up
 RETRY_BASE_MS = 5_000  # doubled each time
@@ -19,7 +22,9 @@ MAX_WAIT_MS = RETRY_BASE_MS * 2**MAX_RETRIES  # no turn is ever put off for long
 MAX_KILLS = 2  # containers that may die under one turn
 MAX_BAD = 100  # letters that an honest agent does not write, before the run is ended
 _REPLIES = 2 * MAX_SAID + MAX_BAD  # of one batch; an agent that writes more of them is a flood
+MAX_WOKEN = 40_000  # characters of what a script tells the model
 MAX_WAITING = 16  # requests of one run that may wait for their answers
+ASLEEP = "the script did not ask for the model"  # in the task's log
 _SESSION = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 _HISTORY = (400, 413)  # statuses by which the API may refuse the whole conversation, not what was said last
 _STATUS = {
@@ -80,6 +85,8 @@ def apply(tx: Tx, run_id: str, batch: Sequence[ToHost | Ready], offset: int, now
             _reply(tx, run_id, letter, now, effects)
         elif isinstance(letter, Reply):
             effects.bad += 1
+        elif isinstance(letter, Woken):
+            _woken(tx, run_id, letter, effects)
         elif isinstance(letter, TurnDone):
             _done(tx, run_id, letter, now, effects, over_budget)
     runs.set_offset(tx, run_id, offset)
@@ -130,21 +137,43 @@ def _reply(tx: Tx, run_id: str, letter: Ready, now: int, effects: Effects) -> No
         effects.bad += 1
         return
     texts = letter.said.on(chats.chat(tx, last.chat_id).channel)
-    if not texts or any(outgoing.said_in_turn(tx, t.id, texts) for t in given):
+    if all(t.silent for t in given) or not texts or _nothing_new(tx, last, texts):
+        return  # it is for nobody
+    if any(outgoing.said_in_turn(tx, t.id, texts) for t in given):
         return  # the agent had sent the same by send_message
     quote = messages.newest_of_turn(tx, last.id)
     outgoing.queue_parts(tx, last.chat_id, texts, OutKind.REPLY, now, turn_id=last.id, part=part, quote=quote)
     for turn in given:
-        turns.spoke(tx, turn.id)
+        turns.replied(tx, turn.id)
     effects.said = True
+
+
+def _nothing_new(tx: Tx, turn: Turn, texts: list[str]) -> bool:
+    """Whether it is a heartbeat's word for that."""
+    text = "".join(texts).strip("*_`~ \n")
+    if turn.firing is None or not text.startswith(HEARTBEAT_OK) or len(text) > MAX_HEARTBEAT_OK:
+        return False
+    task = tasks.get(tx, tasks.of_turn(tx, turn.id) or 0)
+    return task is not None and task.options.heartbeat
 
 
 def _unsolicited(tx: Tx, run_id: str, said: Spoken, now: int, effects: Effects) -> None:
     last = turns.last_of_run(tx, run_id)
-    if last is not None and (texts := said.on(chats.chat(tx, last.chat_id).channel)):
+    if last is None or turns.all_silent(tx, run_id):
+        return
+    if texts := said.on(chats.chat(tx, last.chat_id).channel):
         outgoing.queue_parts(tx, last.chat_id, texts, OutKind.REPLY, now)
         effects.said = True
         effects.bad += 1  # a few may come; a stream of them is a flood
+
+
+def _woken(tx: Tx, run_id: str, letter: Woken, effects: Effects) -> None:
+    """What a script watches may look as it did when it is asked again: it has been heard, whatever happens now."""
+    turn = turns.get(tx, letter.turn)
+    if turn is None or turn.run_id != run_id or not turn.script or len(letter.data) > MAX_WOKEN:
+        effects.bad += 1
+    elif turn.state is TurnState.GIVEN:
+        turns.woken(tx, turn.id, prompt_of(turn.prompt, letter.data))
 
 
 def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, over_budget: bool) -> None:
@@ -152,18 +181,20 @@ def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, ove
     run = runs.get(tx, run_id)
     assert run is not None  # noqa: S101 - who reads its letters knows it
     session = letter.session if _SESSION.fullmatch(letter.session) else ""  # it goes into a command line, and a path
-    if named and session and run.state is not RunState.CLOSING:  # not after /new
+    if named and session and run.state is not RunState.CLOSING and not is_of_task(run.lane):  # not after /new
         turns.set_session(tx, run.lane, session)
     given = [t for t in named if t.state is TurnState.GIVEN]
     effects.ended += [t.id for t in named]
     if named:
         turns.add_cost(tx, named[0].id, letter.cost)
+        turns.joined(tx, run_id, [turn.id for turn in named])
     for turn in given:
-        if letter.outcome == "ok":
-            turns.end(tx, turn.id, TurnState.DONE, now)
-            turns.answered_by(tx, turn.id, given[-1].id)
+        if turn.script and letter.outcome in ("asleep", "script"):
+            _without_model(tx, turn, letter, now)
+            effects.said = True
+        elif letter.outcome == "ok":
+            _answered(tx, turn, given[-1].id, now)
             effects.succeeded = True
-            forget(tx, turn.lane)
         elif letter.outcome == "stopped" and len(given) < len(named):  # with the one that a person stopped
             turns.end(tx, turn.id, TurnState.STOPPED, now)
         elif letter.outcome == "stopped":
@@ -177,6 +208,25 @@ def _done(tx: Tx, run_id: str, letter: TurnDone, now: int, effects: Effects, ove
             if wait := failed(tx, turn, cause, letter.error, now):
                 effects.again[turn.id] = notices.again(cause, wait)
             effects.said = True
+
+
+def _answered(tx: Tx, turn: Turn, by: str, now: int) -> None:
+    turns.end(tx, turn.id, TurnState.DONE, now)
+    turns.answered_by(tx, turn.id, by)
+    forget(tx, turn.lane)
+    if turn.firing is not None:
+        _forget_task(tx, turn)
+
+
+def _without_model(tx: Tx, turn: Turn, letter: TurnDone, now: int) -> None:
+    """Its script did not ask for the model, or failed."""
+    if letter.outcome == "asleep":
+        turns.end(tx, turn.id, TurnState.DONE, now, error=ASLEEP)
+        _forget_task(tx, turn)
+        return
+    _end_told(tx, turn, Cause.SCRIPT, letter.error, now, quoted=True)
+    if (task_id := tasks.of_turn(tx, turn.id)) is not None:
+        back_off(tx, task_id, now)
 
 
 def _refuses_history(tx: Tx, run: RunRow, letter: TurnDone) -> bool:
@@ -202,9 +252,11 @@ def _cause(letter: TurnDone) -> Cause:
         return Cause.BILLING
     if "cannot be reached" in letter.error:  # the gateway's own words, as in the next lines
         return Cause.NETWORK
-    if letter.status == 403 and "daily limit of" in letter.error:
+    if letter.status == 403 and ("daily limit of" in letter.error or "monthly limit of" in letter.error):
         return Cause.BUDGET
-    if letter.status == 403 and "through the gateway" in letter.error:
+    if letter.status == 403 and "limit of one turn" in letter.error:
+        return Cause.COST
+    if letter.status == 403 and "the gateway" in letter.error:
         return Cause.POLICY
     if not letter.status:
         return Cause.SANDBOX
@@ -226,16 +278,23 @@ def failed(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted: b
     else:
         _end_told(tx, turn, cause, detail, now, quoted=quoted)
     if cause in PARKING and not patient:
-        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=quoted)
+        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=quoted, silent=turn.silent)
     return wait
 
 
-def park(tx: Tx, lane: str, chat_id: int, cause: Cause, detail: str, now: int, *, quoted: bool) -> None:
-    """The lane waits; its chat is told once, main learns the detail once."""
+def park(
+    tx: Tx, lane: str, chat_id: int, cause: Cause, detail: str, now: int, *, quoted: bool, silent: bool = False
+) -> None:
+    """The lane waits; its chat is told once (of all its tasks, too), main learns the detail once."""
     turns.park(tx, lane, cause, detail[:2000], now)
     words = notices.detail(cause, lane, detail, quoted=quoted)
-    for told, text in _told(tx, chat_id, notices.waits(cause), words).items():
-        outgoing.tell_once(tx, f"parked:{cause}:{lane}", told, text, now)
+    text = notices.TASK_WAITS if is_of_task(lane) else notices.waits(cause)
+    for told, said in _told(tx, chat_id, text, words, silent=silent).items():
+        outgoing.tell_once(tx, _parked(cause, lane), told, said, now)
+
+
+def _parked(cause: Cause, lane: str) -> str:
+    return f"parked:{cause}:{lane.partition('#')[0]}"
 
 
 def release(tx: Tx, lane: str) -> None:
@@ -247,11 +306,14 @@ def release(tx: Tx, lane: str) -> None:
 def forget(tx: Tx, lane: str) -> None:
     """What parked the lane is over: the next trouble is told again."""
     for cause in PARKING:
-        outgoing.forget_notices(tx, f"parked:{cause}:{lane}")
+        outgoing.forget_notices(tx, _parked(cause, lane))
 
 
 def _end_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted: bool = False) -> None:
     turns.end(tx, turn.id, TurnState.FAILED, now, error=f"{cause}: {detail[:500]}")
+    if turn.firing is not None:
+        _task_told(tx, turn, cause, detail, now, quoted=quoted)
+        return
     words = notices.detail(cause, turn.lane, detail, quoted=quoted)
     told = _told(tx, turn.chat_id, notices.failed(cause, spoke=turn.spoke), words)
     for chat_id, text in told.items():
@@ -259,13 +321,29 @@ def _end_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted
         outgoing.queue(tx, chat_id, text, OutKind.NOTICE, now, turn_id=of)
 
 
-def _told(tx: Tx, chat_id: int, text: str, detail: str) -> dict[int, str]:
+def _task_told(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int, *, quoted: bool) -> None:
+    """A task that fails of the same every hour is told of once, until it was done again."""
+    task_id = tasks.of_turn(tx, turn.id)
+    words = notices.detail(cause, f"{turn.lane.partition('#')[0]}, task {task_id}", detail, quoted=quoted)
+    text = notices.task_failed(task_id, spoke=turn.spoke)
+    for chat_id, said in _told(tx, turn.chat_id, text, words, silent=turn.silent).items():
+        outgoing.tell_once(tx, f"task:{task_id}:{cause}", chat_id, said, now)
+
+
+def _forget_task(tx: Tx, turn: Turn) -> None:
+    task_id = tasks.of_turn(tx, turn.id)
+    for cause in Cause:
+        outgoing.forget_notices(tx, f"task:{task_id}:{cause}")
+
+
+def _told(tx: Tx, chat_id: int, text: str, detail: str, *, silent: bool = False) -> dict[int, str]:
     """By chat: the sentence for the one that it concerns, the detail for main alone; one message if they are one."""
     group_id = chats.chat(tx, chat_id).group_id
     if group_id is not None and chats.group(tx, group_id).is_main:
         return {chat_id: f"{text}\n{detail}"}
     main = chats.main_chat(tx)
-    return {chat_id: text} if main is None else {chat_id: text, main.id: detail}
+    here = {} if silent else {chat_id: text}
+    return here if main is None else {**here, main.id: detail}
 
 
 def end_run(tx: Tx, run_id: str, cause: Cause, detail: str, now: int) -> list[str]:
@@ -281,7 +359,7 @@ def end_run(tx: Tx, run_id: str, cause: Cause, detail: str, now: int) -> list[st
 def _orphaned(tx: Tx, turn: Turn, cause: Cause, detail: str, now: int) -> None:
     if cause in PARKING and not turn.spoke:
         turns.reopen(tx, turn.id)
-        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=False)
+        park(tx, turn.lane, turn.chat_id, cause, detail, now, quoted=False, silent=turn.silent)
     elif turn.spoke or cause is Cause.TIMEOUT:
         _end_told(tx, turn, cause, detail, now)
     elif cause is Cause.RESTART:  # our own doing: no fault of the turn

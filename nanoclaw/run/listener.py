@@ -29,7 +29,8 @@ from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, decoded, letters
 from nanoclaw.run.letters import MAX_BAD, Ready
 from nanoclaw.store import Store, chats, messages, runs
-from nanoclaw.tools import SHORT, Tools
+from nanoclaw.tools import Tools
+from nanoclaw.tools.words import SHORT
 
 _PARTS = 4  # reads by which a batch may grow, so that a long reply is one text
 _SLICE = 200  # lines after which the loop may do something else: a flood of one agent is nobody else's
@@ -110,7 +111,9 @@ class Listener:
                 await self._hands.deliver(run)
 
     async def tell(self, run: Run, turn: Turn, show: Show, text: str = "") -> None:
-        """Show it in the turn's chat, best effort."""
+        """Show it in the turn's chat, best effort; where nobody waits for it the end alone, for the host."""
+        if (turn.silent or turn.firing is not None) and show is not Show.ENDED:
+            return
         if (chat := run.chats.get(turn.chat_id)) is None:
             chat = run.chats[turn.chat_id] = await self._store.read(chats.chat, turn.chat_id)
         about = await self._store.read(messages.keys_of_turn, turn.id) if show is Show.TAKEN else ()

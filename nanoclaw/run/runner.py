@@ -11,6 +11,8 @@ from pathlib import Path
 from loguru import logger
 
 from nanoclaw import failpoints
+from nanoclaw.config import Config
+from nanoclaw.control import memory
 from nanoclaw.errors import Cause, SandboxError, StoreError, UnsafePath
 from nanoclaw.gateway import Gateway
 from nanoclaw.groups import (
@@ -22,15 +24,17 @@ from nanoclaw.groups import (
     read_memory,
     remove_other_runs,
     remove_run,
+    remove_state,
     set_aside_session,
 )
 from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, Watch, put_letter
 from nanoclaw.meter import DayMeter, Spawn
-from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn
+from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn, is_of_task
 from nanoclaw.outbox import Outbox
 from nanoclaw.run import Run, RunGone, begin, give, letters, obituary
+from nanoclaw.run.extras import Extras
 from nanoclaw.run.listener import Listener
-from nanoclaw.sandbox import Death, Exit, Found, Sandbox, Spec
+from nanoclaw.sandbox import Bind, Death, Exit, Found, Sandbox, Spec
 from nanoclaw.store import Store, chats, runs, turns
 from nanoclaw.store.runs import Call
 from nanoclaw.tools import Tools
@@ -46,13 +50,12 @@ _ENGINE_RETRY = 1.0  # seconds between two questions to an engine that is gone
 class Settings:
     """What the runner needs to know of the configuration."""
 
-    model: str
+    config: Callable[[], Config]
     skills: Path
     identity: Callable[[], tuple[int, int]]  # uid and gid inside; who owns what the agents write
     env: Callable[[], dict[str, str]]  # what the container is told of the outside: the placeholder, the zone
-    turn_silence: float
-    turn_timeout: float
     new_id: Callable[[], str]  # 8 hex digits
+    engine: Callable[[], str] = str  # its address: no agent may reach what listens there
 
 
 class Runner:
@@ -82,6 +85,7 @@ class Runner:
         self._settings = settings
         self._clock = clock
         self._spawn = spawn
+        self._extras = Extras(store, home, settings.engine, outbox, clock)
         self._image = ""  # as of the last start of a container
         self.unfit = ""  # an image whose agent speaks another protocol: not to be tried again
         self.swept = False  # whether the engine has said since the start which containers it has
@@ -102,20 +106,26 @@ class Runner:
         """What a run of this group is made of now; a warm run with another one takes no more turns."""
         made_of = {
             "image": self._image,
-            "model": group.model or self._settings.model,
+            "model": group.model or self._settings.config().model,
             "env": self._settings.env(),
             "group": asdict(group),
+            "mounts": self._extras.fingerprint(group),
             "memory": read_memory(self._home, group.folder).hex(),
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
 
+    async def fits(self, run: Run, group: Group) -> bool:
+        """Whether a warm run is still what its group needs."""
+        return run.row.fingerprint == self.fingerprint(group) and await self._extras.hold(run)
+
     async def open(self, group: Group, turn: Turn) -> Run:
         """A new run of the turn's lane with the turn as its first prompt; the container starts behind it."""
         self._image = await self._sandbox.image()
-        await self._alone(turn.lane)
+        await self._alone(turn.lane, everywhere=bool(group.mounts))
         await asyncio.to_thread(check_room, self._home, group.folder, turn.lane)
         user = self._settings.identity()
         make_group(self._home, group.folder, *user)  # before the fingerprint: it makes the first CLAUDE.md
+        await self._store.write(memory.look_at, self._home, group.folder, self._clock())  # so does this: it writes it
         row = RunRow(
             id=self._settings.new_id(),
             lane=turn.lane,
@@ -129,7 +139,7 @@ class Runner:
             undo.callback(remove_run, self._home, row.id, row.sockets)
             make_run(self._home, row.id, row.lane, row.sockets, *user)
             reader = undo.enter_context(closing(OutboxReader(self._home.outbox(row.id))))
-            row = await self._store.write(begin, row, group.model or self._settings.model, turn, self._clock())
+            row = await self._store.write(begin, row, group.model or self._settings.config().model, turn, self._clock())
             undo.pop_all()
         failpoints.hit("given")
         run = self._new_run(row, group, reader, [turn])
@@ -138,12 +148,15 @@ class Runner:
         logger.info("Opened run {} for lane {}", row.id, row.lane)
         return run
 
-    async def _alone(self, lane: str) -> None:
-        """A session is open in one container: what an earlier life left of this lane goes first."""
+    async def _alone(self, lane: str, *, everywhere: bool) -> None:
+        """A session is open in one container: what an earlier life left of this lane goes first.
+
+        `everywhere`: so does all else that it left, because nobody knows what it may write.
+        """
         if not self.swept:
             raise SandboxError("the engine did not say yet which containers it has", Cause.ENGINE)
         try:
-            for stray in [s for s in self._strays.values() if s.lane in (lane, "")]:
+            for stray in [s for s in self._strays.values() if everywhere or s.lane in (lane, "")]:
                 await self._remove(stray)
         except SandboxError as e:  # parked until it can be removed, whatever is wrong with it
             raise SandboxError(str(e), Cause.ENGINE) from None
@@ -180,7 +193,8 @@ class Runner:
             else:
                 adopted.append((run, await self._store.read(runs.unanswered, row.id)))
         try:
-            kept = {name for run, _ in adopted for name in (run.row.id, run.row.sockets)}
+            state = self._home.state_dir
+            kept = {n for r, _ in adopted for n in (r.row.id, r.row.sockets, state(r.row.lane).name)}
             await asyncio.to_thread(remove_other_runs, self._home, kept)
         except (UnsafePath, OSError) as e:
             logger.error("What runs left behind could not be removed: {}", e)
@@ -253,6 +267,11 @@ class Runner:
             row, group, reader, given, last_alive=now, last_sign=now, busy_since=now, idle_since=now, measured=now
         )
 
+    def turn_of(self, run_id: str) -> str:
+        """The turn that a run works at, "" between turns: what it asks of the model then belongs to none."""
+        run = next((run for run in self.runs.values() if run.row.id == run_id), None)
+        return run.turns[0].id if run is not None and run.turns else ""
+
     # --- the life of one run --------------------------------------------------------------------
 
     async def _life(self, run: Run) -> None:
@@ -276,10 +295,13 @@ class Runner:
         for turn in run.turns:
             await self._listener.tell(run, turn, Show.TAKEN)
         if not run.row.container:
-            container = await self._sandbox.open(self._spec(run, self._image))
+            extra = await self._extras.give(run, self.runs.values, self.close)
+            container = await self._sandbox.open(self._spec(run, self._image, extra))
             failpoints.hit("container")
             await self._store.write(runs.set_container, run.row.id, container)
             run.row = replace(run.row, container=container)
+            run.last_alive = self._loop_time()  # looking through its folders may have taken long
+        run.started.set()
         if run.end is not None:  # it was closed while it started
             await self.kill(run, *run.end)
         watch = Watch(self._home.outbox(run.row.id))
@@ -295,7 +317,7 @@ class Runner:
             watch.close()
         return end
 
-    def _spec(self, run: Run, image: str) -> Spec:
+    def _spec(self, run: Run, image: str, extra: tuple[Bind, ...]) -> Spec:
         limits = run.group.limits
         row = run.row
         uid, gid = self._settings.identity()
@@ -305,12 +327,15 @@ class Runner:
             image=image,
             uid=uid,
             gid=gid,
-            binds=binds(self._home, run.group, row.lane, row.id, row.sockets, self._settings.skills),
-            env=self._settings.env(),
+            binds=binds(self._home, run.group, row.lane, row.id, row.sockets, self._settings.skills) + extra,
+            env=self._env(run.group),
             memory_mb=limits.memory_mb,
             cpus=limits.cpus,
             pids=limits.pids,
         )
+
+    def _env(self, group: Group) -> dict[str, str]:
+        return {**self._settings.env(), **({"TZ": group.zone} if group.zone else {})}
 
     async def _death(self, run: Run) -> Exit:
         while True:
@@ -333,14 +358,17 @@ class Runner:
             await asyncio.sleep(HOST_EVERY)
 
     async def _check(self, run: Run, now: float) -> None:
+        config = self._settings.config()
         if run.end is not None:  # the engine did not do it when it was asked first
             await self.kill(run, *run.end)
         elif now - run.last_alive > (ALIVE_LIMIT if run.heard else START_LIMIT):
             await self.kill(run, Cause.SANDBOX, "the agent gave no sign of life")
-        elif run.turns and now - run.last_sign > self._settings.turn_silence + run.patience:
+        elif run.turns and now - run.last_sign > config.turn_silence + run.patience:
             await self.kill(run, Cause.TIMEOUT, f"no progress for {now - run.last_sign:.0f} s")
-        elif run.turns and now - run.busy_since > self._settings.turn_timeout:
-            await self.kill(run, Cause.TIMEOUT, f"longer than {self._settings.turn_timeout:.0f} s")
+        elif run.turns and now - run.busy_since > (limit := run.group.limits.turn_timeout or config.turn_timeout):
+            await self.kill(run, Cause.TIMEOUT, f"longer than {limit:.0f} s")
+        elif run.outlived(self._clock()):
+            self.retire(run.row.lane)
 
     async def _check_room(self, run: Run, now: float) -> None:
         if run.end is not None or now - run.measured < ROOM_EVERY:
@@ -409,6 +437,7 @@ class Runner:
 
     async def _bury(self, run: Run, end: Exit) -> None:
         run.closing = True
+        run.started.set()
         cause, detail = run.end or (Cause.SANDBOX, obituary(end, run.group.limits.memory_mb))
         ids = await self._store.insist(letters.end_run, run.row.id, cause, detail, self._clock())
         logger.info("Run {} ended: {} ({})", run.row.id, cause, detail)
@@ -417,6 +446,8 @@ class Runner:
                 await self._listener.tell(run, turn, Show.ENDED)
             await self._gateway.close(run.row.id)
             await self.kill(run, cause, detail)
+            if is_of_task(run.row.lane):  # nothing of it is in the next one
+                await asyncio.to_thread(remove_state, self._home, run.row.lane)
         except Exception as e:  # whatever stayed behind: the lane goes on, the slot is free
             logger.opt(exception=e).error("Run {} could not be cleared away", run.row.id)
         self._meter.close(run.row.id)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tests.demo.stage import GROUP, Exchange, Stage
+from tests.demo.stage import GROUP, PATIENCE, Exchange, Stage
 from tests.whatsapp.server import Message, Person, Sent
 
 _COLOURS = {"Mia": "cyan", "Ben": "magenta", "Zoe": "yellow", "Andy": "green"}
@@ -37,6 +37,9 @@ class Story:
         await self.ask(stage.ben, curry, "You said: Curry, then.", group=GROUP, note="(replies to Andy)")
         self.heading("a stranger's direct chat")
         self.silence(stage.zoe, "Hi, who is this?", "", "nobody added this chat: no answer, no text is stored")
+        told = await stage.whatsapp.next_sent(PATIENCE)
+        self.line("Andy", told.text, "(to Mia, once a day)")
+        self.check("the owner learns how to let them in", lambda: "/allow +15552220003" in told.text)
         await self.ask(stage.mia, "still there?", "still there?")
         self.check("nothing else was sent", lambda: stage.whatsapp.sent.empty())
         self.check("context is stored", lambda: stage.stored("Pizza or curry"))

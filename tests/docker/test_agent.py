@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker import DockerClient
 
-from nanoclaw.mailbox import Answer, Close, Event, Hello, Prompt, Reply, Request, Stop, TurnDone
+from nanoclaw.groups import Home, binds
+from nanoclaw.mailbox import Answer, Close, Event, Hello, Prompt, Reply, Request, Stop, TurnDone, Woken
+from nanoclaw.models import Group
 from nanoclaw.sandbox import Spec
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
+from nanoclaw.sandbox.image import resources
+from nanoclaw.tools import ACTS, ERRANDS, LOOKS
 from tests.agent_harness import Agent, agent_of, source
 from tests.model_server import Cut, Slow, Status, Text, Thinking, ToolUse
 
@@ -287,8 +292,7 @@ async def test_the_model_gets_our_tools_and_no_others(start: Start) -> None:
         names = {tool["name"] for tool in body["tools"]}
         assert names == {
             *("Agent", "Bash", "Edit", "Glob", "Grep", "Read", "Skill", "TodoWrite", "WebFetch", "WebSearch", "Write"),
-            "mcp__nanoclaw__read_chat",
-            "mcp__nanoclaw__send_message",
+            *(f"mcp__nanoclaw__{name}" for name in {**LOOKS, **ACTS, **ERRANDS}),
         }
         assert "run_in_background" not in str(body["tools"])
 
@@ -304,6 +308,27 @@ async def test_todos_and_subagents_are_told(start: Start) -> None:
         assert agent.told("todo") == ["[x] A\n[>] B"]
         assert "Agent: look" in agent.told("tool")
         assert "the sub says" not in "".join(agent.told("text"))
+
+
+async def test_a_group_has_the_skills_that_it_was_given(
+    start: Start, make_spec: Callable[..., Spec], home: Home
+) -> None:
+    """And no others, neither shipped nor its owner's; a link among them is none."""
+    text = "---\nname: {0}\ndescription: how to brew {0}\n---\nBoil it."
+    for name in ("tea", "coffee", "zanzibar"):
+        put(home.skills, f"{name}/SKILL.md", text.format(name))
+    (home.skills / "link").symlink_to(home.skills / "zanzibar")
+    spec = make_spec()
+    group = Group(1, spec.lane, spec.lane, skills=("tea", "memory", "link", "nothing"))
+    sockets = source(spec, "/run/nanoclaw/sockets").name
+    own = binds(home, group, spec.lane, spec.run_id, sockets, resources() / "skills")
+    async with start(spec=replace(spec, binds=own)) as agent:
+        await agent.ask("t1", "one")
+        asked = agent.model.requests[-1].raw
+        assert b"home:tea" in asked
+        assert b"nanoclaw:memory" in asked
+        for other in (b"coffee", b"zanzibar", b"granted-folders"):
+            assert other not in asked
 
 
 async def test_a_skill_is_live_when_it_is_edited(start: Start, make_spec: Callable[..., Spec]) -> None:
@@ -385,3 +410,27 @@ async def test_the_command_is_the_sdk_s_own(engine: DockerClient, agent_image: s
     """The CLI is started by hand to save time: with exactly the arguments that the SDK would give it."""
     entry = {"entrypoint": ["python3", "-P", "-c", _COMPARE], "network_mode": "none", "remove": True}
     assert await asyncio.to_thread(engine.containers.run, agent_image, None, **entry) == b"same\n"
+
+
+# --- a script before the turn --------------------------------------------------------------------
+
+
+async def test_a_script_spares_the_model(start: Start) -> None:
+    """Not woken, or failed: not one request is made. Woken, the model sees its data."""
+    async with start() as agent:
+        agent.put(
+            Prompt("t1", "hello", script="env > seen; (setsid sleep 900 >/dev/null 2>&1 &); echo '{\"wake\": false}'")
+        )
+        assert await agent.done("t1") == TurnDone(("t1",), "asleep")
+        agent.put(Prompt("t2", "hello", script="exit 7"))
+        assert await agent.done("t2") == TurnDone(("t2",), "script", error="it ended with code 7")
+        assert agent.model.requests == []
+        seen = (source(agent.spec, "/workspace/group") / "seen").read_text()
+        assert "ANTHROPIC_" not in seen
+        assert "HTTPS_PROXY=" in seen
+        agent.model.script(Text("It snows."))
+        look = '! grep -qsx sleep /proc/[0-9]*/comm && echo \'{"wake": true, "data": "<snow>"}\''
+        agent.put(Prompt("t3", "hello", script=look))
+        assert (await agent.done("t3")).outcome == "ok"
+        assert [x.data for x in agent.letters if isinstance(x, Woken)] == ['"<snow>"']
+        assert rb"u003csnow" in agent.model.requests[-1].raw
