@@ -58,7 +58,7 @@ async def test_set_get_and_unset(tmp_path: Path) -> None:
     assert (await config(tmp_path, "unset", "owners"))[0] == 0
     assert (tmp_path / "nanoclaw.toml").read_text() == "\n"
     assert (await config(tmp_path, "set", "reaction", ""))[1] == 'reaction = "": counts from the next start on\n'
-    assert (tmp_path / "nanoclaw.toml").read_text() == 'reaction = ""\n'
+    assert (tmp_path / "nanoclaw.toml").read_text().strip() == 'reaction = ""'
     assert (await config(tmp_path, "unset", "zone"))[1] == "zone was so already\n"
 
 

@@ -48,7 +48,7 @@ def waiting(tx: Tx, chat_id: int, person_id: int, at: int, now: int) -> list[Que
         "SELECT q.* FROM questions q JOIN requests r ON r.run_id = q.run_id AND r.n = q.n"
         " JOIN turns t ON t.id = r.turn_id JOIN outgoing o ON o.id = q.outgoing_id"
         " WHERE q.chat_id = ? AND q.person_id = ? AND q.answer = '' AND q.until > ?"
-        " AND r.state <> ? AND t.state = ? AND t.run_id = q.run_id AND o.state IN (?, ?, ?)"
+        " AND r.state <> ? AND t.state = ? AND t.run_id = q.run_id AND (o.state IN (?, ?, ?) OR o.unknowns > 0)"
         " AND coalesce(nullif(o.sent_at, 0), q.asked_at) <= ? ORDER BY q.asked_at DESC, q.rowid DESC",
         (chat_id, person_id, now, RequestState.ANSWERED, TurnState.GIVEN, *_SHOWN, at + _WHOLE_SECOND_MS),
     )
