@@ -1,6 +1,5 @@
 """Where the host itself runs in a container: what its paths are called on the machine, where the engine looks."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoclaw.errors import SandboxError
+from nanoclaw.mounts.way import identity
 from nanoclaw.sandbox import Spec
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ def moved(spec: Spec) -> list[str]:
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        found = os.lstat(path)
+        return identity(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino

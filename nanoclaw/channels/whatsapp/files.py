@@ -29,7 +29,7 @@ _HASH = 32  # bytes, also of a key
 _HEADERS = 20.0  # seconds until they are there
 _DOWNLOAD = 300.0
 _GONE = frozenset({403, 404, 410})
-_TYPES = {
+TYPES = {  # what the library calls our kinds of files
     "image": MediaType.MediaImage,
     "sticker": MediaType.MediaImage,
     "video": MediaType.MediaVideo,
@@ -58,7 +58,7 @@ def ref_of(kind: str, part: Any) -> str:
 
 
 def _sound(ref: _Ref) -> bool:
-    if ref.kind not in _TYPES or not isinstance(ref.path, str) or not _PATH.fullmatch(ref.path):
+    if ref.kind not in TYPES or not isinstance(ref.path, str) or not _PATH.fullmatch(ref.path):
         return False
     return all(len(value) == _HASH for value in (ref.key, ref.encrypted, ref.plain))
 
@@ -106,7 +106,7 @@ class Files:
             raise MediaRefused(_too_large(limit))
 
     async def _download(self, ref: _Ref) -> bytes:
-        kind = _TYPES[ref.kind]
+        kind = TYPES[ref.kind]
         try:
             async with asyncio.timeout(_DOWNLOAD):
                 return await self._session.call(
@@ -136,7 +136,7 @@ class _NoDetour(urllib.request.HTTPRedirectHandler):
 def _size(ref: _Ref) -> int | None:
     """How much the server would send, in bytes, by its headers alone; None when it does not say."""
     digest = base64.urlsafe_b64encode(ref.encrypted).decode()
-    url = f"{_SERVER}{ref.path}&hash={digest}&mms-type={_TYPES[ref.kind].to_mms().value}&__wa-mms="
+    url = f"{_SERVER}{ref.path}&hash={digest}&mms-type={TYPES[ref.kind].to_mms().value}&__wa-mms="
     request = urllib.request.Request(url, headers={"Origin": "https://web.whatsapp.com"})  # noqa: S310 - our server
     with urllib.request.build_opener(_NoDetour).open(request, timeout=_HEADERS) as answer:
         length = answer.headers.get("Content-Length", "")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from neonize.exc import UploadError
-from neonize.utils.enum import MediaType
 
 from nanoclaw import safefs
+from nanoclaw.channels.whatsapp.files import TYPES
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.session import Session
 from nanoclaw.errors import NotConnected, SendRefused, UnsafePath
@@ -18,14 +18,6 @@ _LARGEST = 64 << 20  # bytes; the library takes each whole into memory
 _LIMIT = 120.0  # seconds
 _CUT = ("websocket", "disconnect", "reconnect", "timed out", "context")  # in errors that speak of the connection
 _MAX_CUT = 3  # times that it is the connection's fault: meanwhile nothing else is sent
-_TYPES = {
-    "image": MediaType.MediaImage,
-    "sticker": MediaType.MediaImage,
-    "video": MediaType.MediaVideo,
-    "audio": MediaType.MediaAudio,
-    "voice": MediaType.MediaAudio,
-    "document": MediaType.MediaDocument,
-}
 
 
 async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str]) -> Any:
@@ -37,7 +29,7 @@ async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str])
         raise SendRefused("the copy of the file is gone") from None
     try:
         async with asyncio.timeout(_LIMIT):
-            return await session.call(lambda api: api.upload(data, _TYPES[file.kind]))
+            return await session.call(lambda api: api.upload(data, TYPES[file.kind]))
     except TimeoutError:
         raise SendRefused("the file took too long to be taken to WhatsApp") from None
     except UploadError as e:
