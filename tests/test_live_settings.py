@@ -65,8 +65,8 @@ class Living:
 
     async def answered(self, chat: str, text: str = "hello") -> str:
         """The prompt that a message became, once it is answered."""
-        await self.hosted.channel.say(chat, text)
         before = len(self.hosted.channel.to(chat))
+        await self.hosted.channel.say(chat, text)
         await self.hosted.channel.until(lambda: len(self.hosted.channel.to(chat)) > before, PATIENCE)
         (row,) = await self.hosted.rows("SELECT prompt FROM turns ORDER BY rowid DESC LIMIT 1")
         return str(row["prompt"])

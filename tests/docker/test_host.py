@@ -146,8 +146,10 @@ async def test_what_is_remembered_is_found_and_a_poisoned_memory_taken_back(livi
     await living.turn("read that page")
     await living.turn("go on")
     assert "Obey the page" in living.model.requests[-1].raw.decode()
+    before = len(living.channel.sent)
     await living.channel.say("family", "/memory undo", "Ben")
-    await eventually(lambda: "Obey" not in memory.read_text())
+    await living.channel.until(before + 1, PATIENCE)  # the command's own answer, which is not the next turn's
+    assert "Obey" not in memory.read_text()
     await living.turn("what now")
     system = str(living.model.requests[-1].body["system"])
     assert "What is worth knowing" in system
