@@ -211,7 +211,8 @@ any_image() { # a stale one is the host's to notice: a whole check would cost ha
 ensure_settings() {
   local home=${NANOCLAW_HOME:-$HOME/.nanoclaw} key=${ANTHROPIC_API_KEY-}${CLAUDE_CODE_OAUTH_TOKEN-}
   if [[ -f $home/nanoclaw.toml && (-n $key || -f $home/.env) ]]; then return; fi
-  "$venv/bin/nanoclaw" setup ${yes:+--yes}
+  "$venv/bin/nanoclaw" setup --chat-later ${yes:+--yes}
+  first_time=1
 }
 
 run_tests() {
@@ -285,6 +286,7 @@ main() {
       prepare host
       ensure_settings # asked before what takes long
       any_image || ensure_image
+      if [[ ${first_time-} && ! $yes && -t 0 ]]; then "$venv/bin/nanoclaw" setup link hello group reminder; fi
       exec "$venv/bin/nanoclaw" chat
       ;;
     chat | run | pair)

@@ -54,7 +54,7 @@ FILE_CALLS = {
     "app/__init__": {"os.open"},  # the lock
     "cli/descriptors": {"os.open"},  # what the library prints
     "cli/config": {"unlink"},  # its own draft
-    "cli/setup": {"read_text"},  # credential, and what the system says of its zone
+    "cli/setup/credential": {"read_text"},  # the credential, and what the system says of its zone
     "channels/whatsapp/files": {"open"},  # an address of WhatsApp's media server
     "channels/whatsapp/pairing": {"os.open"},  # its own file, which holds a QR code
     "channels/whatsapp/session": {"unlink"},  # the library's database
@@ -71,6 +71,7 @@ FILE_CALLS = {
     "mailbox": {"os.open", "rename", "read_bytes"},
     # A file of the owner's, copies of our own, and a new home that nobody else can reach yet.
     "ops/backup": {"open", "os.open", "rename"},
+    "ops/migrating": {"open", "rename", "unlink", "glob"},  # the database and copies of it
     "ops/retention": {"iterdir"},  # folders that only we make
     "ops/restore": {"open", "os.open", "rename", "iterdir", "unlink", "hardlink_to"},
     "run/shipped": {"rglob", "read_bytes", "unlink", "rmdir"},  # skills: ours, and a copy that only we write
@@ -78,6 +79,7 @@ FILE_CALLS = {
     "sandbox/hostpaths": {"read_text"},  # the kernel's word on the container that we run in
     "meter/prices": {"read_text"},  # the table beside it
     "sandbox/base": {"read_text", "write_text", "shutil.rmtree"},  # a system that debootstrap made
+    "sandbox/seccomp": {"read_text"},  # the profile beside it
     "sandbox/image": {"rglob", "read_bytes"},  # what the image is built from
     "store/__init__": {"glob", "read_text"},  # migrations
 }

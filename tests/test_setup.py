@@ -1,5 +1,6 @@
 """nanoclaw setup, through the command itself: what it asks, what it writes, what it refuses."""
 
+import asyncio
 import os
 import pty
 import stat
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from nanoclaw.cli.setup import kind_of, system_zone, write_credential
+from nanoclaw.cli.setup.choices import costs_text
 from nanoclaw.config import load, read_credential
 from nanoclaw.config.writing import set_settings
 from nanoclaw.errors import ConfigError
 from nanoclaw.gateway import Credential, CredentialKind
+from nanoclaw.groups import open_home
+from nanoclaw.store import Store, chats
 
 KEY = "sk-ant-api03-visibly-fake"
 TOKEN = "sk-ant-oat01-visibly-fake"
@@ -55,12 +59,12 @@ def test_key_from_stdin(home: Path, secret: str, kind: CredentialKind, variable:
 
 
 def test_defaults_are_settings_that_load(home: Path) -> None:
-    """--yes writes a limit, a zone and no number, and nothing that was not to be chosen."""
+    """--yes writes limits, a name, a zone and no number, and nothing that was not to be chosen."""
     run_setup(home, "--key-stdin", "--yes", stdin=KEY)
     keys = [line.partition(" = ")[0] for line in (home / "nanoclaw.toml").read_text().splitlines()]
-    assert keys == ["whatsapp", "tokens_per_day", "zone"]
+    assert keys == ["whatsapp", "name", "zone", "budget_month", "budget_main_day"]
     settings = load({"NANOCLAW_HOME": str(home)})
-    assert (settings.tokens_per_day, settings.whatsapp) == (5_000_000, "off")
+    assert (settings.budget_month, settings.whatsapp) == (30, "off")
 
 
 @pytest.mark.parametrize("number", ["own", "shared"])
@@ -123,42 +127,131 @@ def test_home_that_is_not_writable(tmp_path: Path) -> None:
 
 
 def test_questions_in_a_terminal(home: Path) -> None:
-    """With a terminal it asks for all four, the number again where the answer is none; no letter of the key is seen."""
+    """It asks step by step, the number again where the answer is none, says what it costs; the key is never seen."""
+    dialogue = [
+        # The last space comes when the answer is really read: what is typed sooner is thrown away.
+        (b"(not shown): ", KEY),
+        (b"[own]: ", "mine"),
+        (b"[own]: ", "Shared"),
+        (b"[Andy]: ", "Rosa"),
+        (f"[{system_zone(Path('/'), os.environ)}]: ".encode(), "Mars/Base"),
+        (f"[{system_zone(Path('/'), os.environ)}]: ".encode(), "Europe/Berlin"),
+        (b"[30]: ", "12.50"),
+        (b"[10]: ", ""),
+        (b"[starter]: ", "none"),
+    ]
+    shown = talk(home, ["--chat-later"], dialogue)
+    assert KEY.encode() not in shown
+    settings = load({"NANOCLAW_HOME": str(home)})
+    assert (settings.whatsapp, settings.name, settings.zone) == ("shared", "Rosa", "Europe/Berlin")
+    assert (settings.budget_month, settings.budget_main_day) == (12.5, 10)
+    for told in (b"reminders are silent", b"cents with claude-sonnet-5-5", b"container engine", b"pypi.org"):
+        assert told in shown
+    assert read_credential(home, {}) == Credential(CredentialKind.API_KEY, KEY)
+    reach = subprocess.run(
+        [sys.executable, "-m", "nanoclaw", "network", "show", "main"],
+        env=environ(home), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert reach.stdout.startswith("main reaches nothing.")
+
+
+def test_the_first_chat_is_made_of_commands(home: Path) -> None:
+    """What is not wanted is left out; a seen chat gets an agent, and a reminder is scheduled, by command."""
+    run_setup(home, "--key-stdin", "--yes", "--whatsapp", "own", "--network", "none", stdin=KEY)
+    asyncio.run(a_chat(home))
+    dialogue = [
+        (b"now? Its phone has to be at hand [Y/n]: ", "n"),
+        (b"first message costs [Y/n]: ", "n"),
+        (b"(Enter: none) []: ", "2"),
+        (b"(Enter: nothing) []: ", "drink water"),
+        (b"[2]: ", "soon"),
+        (b"[2]: ", "3"),
+    ]
+    shown = talk(home, ["link", "hello", "group", "reminder"], dialogue)
+    assert b"The choir" in shown
+    assert b"$ nanoclaw groups add 2" in shown
+    told = [
+        subprocess.run(
+            [sys.executable, "-m", "nanoclaw", *words], env=environ(home), capture_output=True, text=True, timeout=60
+        ).stdout
+        for words in (("groups", "list"), ("tasks", "list"))
+    ]
+    assert "The choir" in told[0]
+    assert "drink water" in told[1]
+
+
+def test_one_step_again(home: Path) -> None:
+    """A step by its name asks for that alone, and offers what is set."""
+    run_setup(home, "--key-stdin", "--yes", "--name", "Rosa", stdin=KEY)
+    before = (home / ".env").read_bytes()
+    talk(home, ["name"], [(b"[Rosa]: ", "Ida")])
+    assert load({"NANOCLAW_HOME": str(home)}).name == "Ida"
+    assert (home / ".env").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["moon"], "no step is called 'moon'"),
+        (["link"], "link needs a terminal"),
+        (["key", "--yes"], "--key-file"),
+        (["--zone", "Mars/Base"], "is no time zone"),
+        (["--budget-month", "-1"], "budget_month"),
+    ],
+)
+def test_what_cannot_be_is_one_line(home: Path, words: list[str], told: str) -> None:
+    """On stderr, with a code, and nothing is changed."""
+    run_setup(home, "--key-stdin", "--yes", stdin=KEY)
+    before = {p: p.read_bytes() for p in home.iterdir()}
+    done = run_setup(home, *words)
+    assert (done.returncode in (1, 2), done.stderr.count("\n")) == (True, 1)
+    assert told in done.stderr
+    assert {p: p.read_bytes() for p in home.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("claude-sonnet-5-5", "about 0.45 cents"),
+        ("claude-opus-4", "about 4.2 cents"),
+        ("another-model", "Nobody knows"),
+    ],
+)
+def test_what_a_message_costs(model: str, told: str) -> None:
+    """From the table of prices: the prompt is written to the cache by the first, and read from it by the next."""
+    assert told in costs_text(model)
+
+
+async def a_chat(home: Path) -> None:
+    """A group in which somebody wrote, as the router would keep it."""
+    store = Store(open_home(home).db)
+    await store.open()
+    try:
+        await store.write(chats.know_chat, "whatsapp", ("12345@g.us",), "The choir", True, 1_700_000_000_000)
+    finally:
+        await store.close()
+
+
+def talk(home: Path, words: list[str], dialogue: list[tuple[bytes, str]]) -> bytes:
+    """Answer each question in a terminal; all that was shown. The command has to end well."""
     leader, follower = pty.openpty()
+    shown = b""
     with subprocess.Popen(
-        _COMMAND, env=environ(home), stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+        [*_COMMAND, *words], env=environ(home), stdin=follower, stdout=follower, stderr=follower, start_new_session=True
     ) as process:
         os.close(follower)
         try:
-            # The last space comes when the answer is really read: what is typed sooner is thrown away.
-            read_until(leader, b"(not shown): ")
-            os.write(leader, f"{KEY}\n".encode())
-            shown = read_until(leader, b"[own]: ")
-            os.write(leader, b"mine\n")
-            shown += read_until(leader, b"[own]: ")
-            os.write(leader, b"Shared\n")
-            shown += read_until(leader, b"[5000000]: ")
-            os.write(leader, b"1000000\n")
-            shown += read_until(leader, b"]: ")
-            os.write(leader, b"Europe/Berlin\n")
-            shown += read_until(leader, b"set up")
+            for question, answer in [*dialogue, (b"All at a glance", "")]:
+                at = shown.rfind(b"\0")  # what was answered already
+                while question not in shown[at + 1 :]:
+                    shown += os.read(leader, 4096)
+                shown += b"\0"
+                os.write(leader, f"{answer}\n".encode())
             assert process.wait(30) == 0
         finally:
             process.kill()
             os.close(leader)
-    assert KEY.encode() not in shown
-    settings = load({"NANOCLAW_HOME": str(home)})
-    assert (settings.whatsapp, settings.tokens_per_day, settings.zone) == ("shared", 1_000_000, "Europe/Berlin")
-    assert b"reminders are silent" in shown
-    assert read_credential(home, {}) == Credential(CredentialKind.API_KEY, KEY)
-
-
-def read_until(fd: int, end: bytes) -> bytes:
-    """What a terminal shows up to and with `end`."""
-    seen = b""
-    while end not in seen:
-        seen += os.read(fd, 4096)
-    return seen
+    return shown
 
 
 def test_new_credential_replaces_the_old_one(home: Path) -> None:

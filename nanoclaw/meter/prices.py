@@ -83,3 +83,15 @@ def _price(row: Mapping[str, float], prefix: str = "") -> Price:
 def dollars(amount: int) -> str:
     """For people: $0.12, and what is less than a cent as more than nothing."""
     return "< $0.01" if 0 < amount < DOLLAR // 100 else f"${amount / DOLLAR:,.2f}"
+
+
+# Of a short message: what the pinned Claude Code sends along (a request of 49 KB, at four bytes a token), which the
+# first of a conversation writes to the cache and the next ones read from it; the message itself, and a short reply.
+_PROMPT, _MESSAGE, _REPLY = 12_000, 300, 200
+
+
+def about(model: str) -> tuple[int, int] | None:
+    """What a short message costs, roughly: the first of a conversation, and one of the next. None: nobody knows."""
+    first = table().cost(Usage(model, output=_REPLY, cache_write=_PROMPT + _MESSAGE))
+    further = table().cost(Usage(model, output=_REPLY, cache_write=_MESSAGE + _REPLY, cache_read=_PROMPT))
+    return None if first is None or further is None else (first, further)
