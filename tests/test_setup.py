@@ -184,9 +184,17 @@ def test_one_step_again(home: Path) -> None:
     """A step by its name asks for that alone, and offers what is set."""
     run_setup(home, "--key-stdin", "--yes", "--name", "Rosa", stdin=KEY)
     before = (home / ".env").read_bytes()
-    talk(home, ["name"], [(b"[Rosa]: ", "Ida")])
-    assert load({"NANOCLAW_HOME": str(home)}).name == "Ida"
+    talk(home, ["name", "limits"], [(b"[Rosa]: ", "Ida"), (b"[30]: ", "20"), (b"[10]: ", "2.5")])
+    settings = load({"NANOCLAW_HOME": str(home)})
+    assert (settings.name, settings.budget_month, settings.budget_main_day) == ("Ida", 20, 2.5)
     assert (home / ".env").read_bytes() == before
+
+
+def test_another_key(home: Path) -> None:
+    """It takes the old one's place, once it is one."""
+    run_setup(home, "--key-stdin", "--yes", stdin=KEY)
+    talk(home, ["--replace-key"], [(b"(not shown): ", "no key"), (b"(not shown): ", TOKEN)])
+    assert read_credential(home, {}) == Credential(CredentialKind.OAUTH, TOKEN)
 
 
 @pytest.mark.parametrize(

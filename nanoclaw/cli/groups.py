@@ -25,7 +25,7 @@ _HELP = """The chats that are served, each by an agent of its own with a folder,
 Examples:
   nanoclaw groups chats                    every chat that was seen, newest first, with its number
   nanoclaw groups add 12                   serve chat 12; its folder is named as the chat
-  nanoclaw groups add 12 --folder family
+  nanoclaw groups add 12 --folder friends
   nanoclaw groups list
   nanoclaw groups show family              what is set
   nanoclaw groups set family who=allowed word=@Bot memory=2048

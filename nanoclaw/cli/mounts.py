@@ -29,7 +29,7 @@ Examples:
   nanoclaw mounts add main ~/projects             read-only, from the next start on
   nanoclaw mounts add main ~/notes --as notes --write
   nanoclaw mounts list
-  nanoclaw mounts remove main notes
+  nanoclaw mounts remove family notes
 
 Nothing can be granted but what lies in a folder that mounts.toml in the home allows:
 

@@ -20,9 +20,9 @@ _HELP = """How far each group's agent reaches: none, its list of hosts, or publi
 Examples:
   nanoclaw network show                         every group
   nanoclaw network allow family example.org     by https, from now on
-  nanoclaw network allow family '*.example.org' every host below it
+  nanoclaw network allow family '*.example.org'   every host below it
   nanoclaw network allow dev git.example.org:8443
-  nanoclaw network deny family example.org      cut off at once
+  nanoclaw network deny family old.example.org  cut off at once
   nanoclaw network level family none            nothing, whatever the list says
   nanoclaw network level dev public --hours 1   every host, for an hour
 
