@@ -3,6 +3,7 @@
 from unicodedata import category
 
 from nanoclaw.errors import Cause
+from nanoclaw.hints import typed
 from nanoclaw.prompts import plain
 
 _LONGEST = 300  # characters of a detail
@@ -78,6 +79,14 @@ def task_paused(number: int, folder: str, why: str) -> str:
     )
 
 
+def clock_leapt(by: str) -> str:
+    """For main: what is due by the new time is not done yet."""
+    return (
+        f"My machine's clock went ahead by {by} at one stroke. If it is wrong, set it right now: in ten minutes I "
+        "believe it, and do what is scheduled until then."
+    )
+
+
 def undelivered(channel: str, chat: str, why: str) -> str:
     """For main: a chat did not get a text, and will not."""
     return (
@@ -100,9 +109,9 @@ def detail(cause: Cause, lane: str, text: str, *, quoted: bool = True) -> str:
     An agent may have written `text`, and must not speak as the host: it is quoted, unless the caller knows better.
     """
     text = _one_line(text)
-    if text and quoted and cause not in _OURS:
-        text = f"the agent's run said: «{unquoted(text)}»"
-    return " ".join(x for x in (f"[{lane}: {cause}]", _ADVICE.get(cause, ""), text) if x)
+    own = not quoted or cause in _OURS
+    text = typed(text) if own or not text else f"the agent's run said: «{unquoted(text)}»"
+    return " ".join(x for x in (f"[{lane}: {cause}]", typed(_ADVICE.get(cause, "")), text) if x)
 
 
 def unquoted(text: str) -> str:

@@ -1,9 +1,10 @@
-"""Rows -> channels: one sender per channel, paced, in order per chat, tried again until it is known."""
+"""Rows -> channels: texts beside files, paced, in order per chat, tried again until it is known."""
 
 import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from loguru import logger
 
@@ -46,6 +47,16 @@ class Bucket:
         self._tokens += 1
 
 
+@dataclass
+class _Way:
+    """Of a channel, for its texts or for its files: a large file that is on its way holds up no other chat's texts."""
+
+    channel: Channel
+    files: bool
+    flag: asyncio.Event = field(default_factory=asyncio.Event)
+    away: bool = False  # it was not connected when last asked
+
+
 class Outbox:
     """The only place from which anything is said."""
 
@@ -61,10 +72,9 @@ class Outbox:
         self._clock = clock
         self._seconds = seconds
         self._buckets = {name: Bucket(c.pace, seconds()) for name, c in channels.items() if c.pace is not None}
-        self._flags = {name: asyncio.Event() for name in channels}
+        self._ways = {(c.name, files): _Way(c, files) for c in channels.values() for files in (False, True)}
         self._waiting: dict[int, set[asyncio.Event]] = {}  # who waits for the outcome of a row
-        self._sending: set[str] = set()  # channels with a row in flight
-        self._away: set[str] = set()  # channels that were not connected when last asked
+        self._sending: set[int] = set()  # rows in flight
         self._number = itertools.count(1)
         self._served: dict[int, int] = {}  # by chat, when it had its turn: a long text must not keep all others waiting
         self._closing = False
@@ -72,8 +82,8 @@ class Outbox:
 
     def wake(self) -> None:
         """Rows may be due, or a channel may be connected: a hint, never the truth."""
-        for flag in self._flags.values():
-            flag.set()
+        for way in self._ways.values():
+            way.flag.set()
 
     def parts(self, text: str) -> dict[str, list[str]]:
         """An agent's text as each channel will send it. May take a second for a long one."""
@@ -82,8 +92,8 @@ class Outbox:
     async def run(self) -> None:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as tg:
-            for channel in self._channels.values():
-                tg.create_task(self._serve(channel), name=f"outbox {channel.name}")
+            for way in self._ways.values():
+                tg.create_task(self._serve(way), name=f"outbox {way.channel.name}{' files' * way.files}")
 
     async def drain(self) -> None:
         """Begin no other row, and return when what is being sent has its outcome: the host stops."""
@@ -109,26 +119,26 @@ class Outbox:
             if not self._waiting[out_id]:
                 del self._waiting[out_id]
 
-    async def _serve(self, channel: Channel) -> None:
-        flag = self._flags[channel.name]
+    async def _serve(self, way: _Way) -> None:
         while True:
-            flag.clear()
+            way.flag.clear()
             try:
-                while await self.tick(channel):
+                while await self.tick(way.channel, files=way.files):
                     pass
-                await self._rest(channel.name, flag)
+                await self._rest(way)
             except StoreError as e:
                 logger.error("{}", e)
                 await asyncio.sleep(_TROUBLE)
 
-    async def _rest(self, channel: str, flag: asyncio.Event) -> None:
+    async def _rest(self, way: _Way) -> None:
         # A channel that is away wakes us when it is back: no row of it is due before.
-        due = None if channel in self._away else await self._store.read(outgoing.next_try, channel)
-        wait = _POLL if due is None else max(0.05, min(_POLL, (due - self._clock()) / 1000))
-        wait = min(wait, self._paced(channel) or _POLL)
+        due = None if way.away else await self._store.read(outgoing.next_try, way.channel.name, files=way.files)
+        left = _POLL if due is None else (due - self._clock()) / 1000
+        wait = min(_POLL, max(0.05, left)) if left > 0 else _TROUBLE  # it waits for one of the same chat, in flight
+        wait = min(wait, self._paced(way.channel.name) or _POLL)
         try:
             async with asyncio.timeout(wait):
-                await flag.wait()
+                await way.flag.wait()
         except TimeoutError:
             return
 
@@ -136,34 +146,38 @@ class Outbox:
         bucket = self._buckets.get(channel)
         return 0.0 if bucket is None else bucket.wait(self._seconds())
 
-    async def tick(self, channel: Channel) -> bool:
-        """Send the next row that is due; False when there is none, none may go yet, or nothing is connected."""
+    async def tick(self, channel: Channel, *, files: bool = False) -> bool:
+        """Send the next row that is due, of the files or of all others; False when there is none, none may go yet, or
+        nothing is connected."""
         if self._paced(channel.name):
             return False
-        row = await self._store.read(outgoing.next_due, channel.name, self._clock(), self._served)
+        row = await self._store.read(outgoing.next_due, channel.name, self._clock(), self._served, files=files)
         if row is None or self._closing:
             return False
         self._served[row.chat.id] = next(self._number)
-        self._sending.add(channel.name)
+        self._sending.add(row.id)
         try:
             await self._store.insist(outgoing.sending, row.id)
             failpoints.hit("sending")
-            return await self._send(channel, row)
+            moved = await self._send(self._ways[channel.name, files], row)
         finally:
-            self._sending.discard(channel.name)
+            self._sending.discard(row.id)
             self._idle.set()
-            for moved in self._waiting.get(row.id, ()):
-                moved.set()
+            for waiting in self._waiting.get(row.id, ()):
+                waiting.set()
+        if moved:  # else nothing is new, and the two would wake each other for ever
+            self._ways[channel.name, not files].flag.set()
+        return moved
 
-    async def _send(self, channel: Channel, row: Outgoing) -> bool:
-        self._away.discard(channel.name)
-        bucket = self._buckets.get(channel.name)
+    async def _send(self, way: _Way, row: Outgoing) -> bool:
+        way.away = False
+        bucket = self._buckets.get(way.channel.name)
         if bucket is not None:
             bucket.take()
         try:
-            sent = await channel.send(row)
+            sent = await way.channel.send(row)
         except NotConnected:
-            self._away.add(channel.name)
+            way.away = True
             if bucket is not None:
                 bucket.put()
             await self._store.insist(outgoing.back, row.id, free=True)
@@ -175,7 +189,7 @@ class Outbox:
             await self._store.insist(unknown, row, self._clock())
             self.wake()  # main may be told of it
         except Exception as e:  # the boundary of one row: a broken adapter must not stop the others
-            logger.opt(exception=e).error("Channel {} broke on row {}", channel.name, row.id)
+            logger.opt(exception=e).error("Channel {} broke on row {}", way.channel.name, row.id)
             await self._refused(row, type(e).__name__)
         else:
             failpoints.hit("sent")

@@ -102,6 +102,14 @@ def zone_of(name: str) -> ZoneInfo:
         raise Refused(f"{name[:60]!r} is no time zone: write it as in Europe/Berlin") from None
 
 
+def zone_or_utc(name: str) -> tuple[ZoneInfo, str]:
+    """The time zone with this name; of what is none UTC, with a word that says so, for people to read."""
+    try:
+        return zone_of(name), ""
+    except Refused:
+        return ZoneInfo("UTC"), f"UTC: there is no time zone {name[:60]!r}"
+
+
 def _cron(text: str, now: int, zone: ZoneInfo) -> Cron:
     text = " ".join(text.lower().split())
     if text in _ALIASES:

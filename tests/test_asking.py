@@ -91,6 +91,8 @@ async def test_what_was_said_before_the_question_is_no_answer(folder: Path) -> N
         host.channel.connected = False
         await direct(host, '!call ask_user {"question": "Shall I delete it?"}\n!report')
         await eventually_rows(host, "SELECT 1 FROM questions")
+        await host.channel.until(lambda: host.channel.tries)  # while that lasts, nobody knows whether it is seen
+        await eventually_rows(host, "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM outgoing WHERE state = 'sending')")
         await direct(host, "yes, do buy milk")
         assert await verdict(host, "yes, do buy milk") == "work"
         host.channel.connected = True
@@ -102,7 +104,7 @@ async def test_what_was_said_before_the_question_is_no_answer(folder: Path) -> N
         assert await verdict(host, "yes") == "answer"
 
 
-def ask_more(tx: Tx, state: str) -> int:
+def ask_more(tx: Tx) -> int:
     """The same run asks another thing, too."""
     tx.execute(
         "INSERT INTO requests(run_id, n, turn_id, tool, args, state)"
@@ -110,9 +112,8 @@ def ask_more(tx: Tx, state: str) -> int:
     )
     tx.execute(
         "INSERT INTO outgoing(chat_id, turn_id, part, kind, payload, state, created_at, wa_id, sent_at, next_try)"
-        " SELECT chat_id, turn_id, 5, kind, 'Which cake?', ?, created_at, 'sent-9', sent_at, created_at + 50000"
-        " FROM outgoing LIMIT 1",
-        (state,),
+        " SELECT chat_id, turn_id, 5, kind, 'Which cake?', 'sent', created_at, 'sent-9', sent_at, created_at + 50000"
+        " FROM outgoing LIMIT 1"
     )
     return tx.execute(
         "INSERT INTO questions SELECT run_id, n + 50, chat_id, person_id, (SELECT max(id) FROM outgoing),"
@@ -120,34 +121,42 @@ def ask_more(tx: Tx, state: str) -> int:
     ).rowcount
 
 
-@pytest.mark.parametrize(
-    ("state", "text", "quoted", "answers"),
-    [
-        ("queued", "2", "", ["2", ""]),  # the other one is not seen yet
-        ("sent", "2", "", ["", ""]),  # of which of the two?
-        ("sent", "apple", "", ["", "apple"]),
-        ("sent", "2", "sent-1", ["2", ""]),
-        ("sent", "2", "sent-9", ["", "2"]),
-        ("sent", "2", "another", ["", ""]),
-    ],
-)
-async def test_of_two_questions_the_one_that_is_meant_is_answered(
-    folder: Path, state: str, text: str, quoted: str, answers: list[str]
-) -> None:
-    """The one that is quoted, or the only one that it can be an answer to; nothing is guessed."""
+# The state of the newer one, what is said, what that quotes; then which of the two has it: in a group, where two talk.
+TWO = [
+    ("queued", "2", "", ["2", ""], ["2", ""]),  # the other one is not seen yet
+    ("sent", "2", "", ["", ""], ["", "2"]),  # of which of the two? where two are alone, of the newer one
+    ("sent", "apple", "", ["", "apple"], ["", "apple"]),
+    ("sent", "today", "", ["today", ""], ["today", ""]),  # the newest with that option
+    ("sent", "neither", "", ["", ""], ["", "neither"]),
+    ("sent", "2", "sent-1", ["2", ""], ["2", ""]),
+    ("sent", "2", "sent-9", ["", "2"], ["", "2"]),
+    ("sent", "2", "another", ["", ""], ["", ""]),
+]
+
+
+async def test_of_two_questions_the_one_that_is_meant_is_answered(folder: Path) -> None:
+    """The one that is quoted, or the only one that it can be an answer to; in a group nothing is guessed."""
     async with hosting(folder) as host:
         await host.group("family", Ann=Role.GUEST)
         await ask(host, "family")
         await eventually_rows(host, "SELECT 1 FROM outgoing WHERE wa_id = 'sent-1'")
-        await host.store.write(ask_more, state)
+        await host.store.write(ask_more)
         chat, ann = (await host.rows("SELECT chat_id, person_id FROM questions LIMIT 1"))[0].values()
-        said = Incoming("test", ("family",), "q1", text, Sender(("jid:Ann",), "Ann"), host.clock(), quoted=quoted)
+        said = Incoming("test", ("family",), "q1", "", Sender(("jid:Ann",), "Ann"), host.clock())
 
-        def taken(tx: Tx) -> list[str]:
-            answered(tx, chats.chat(tx, chat), ann, said, host.clock())
+        def taken(tx: Tx, text: str, quoted: str, state: str, *, is_group: bool) -> list[str]:
+            tx.execute("UPDATE questions SET answer = ''")
+            tx.execute("UPDATE outgoing SET state = ? WHERE wa_id = 'sent-9'", (state,))
+            where = replace(chats.chat(tx, chat), is_group=is_group)
+            answered(tx, where, ann, replace(said, text=text, quoted=quoted), host.clock())
             return [row["answer"] for row in tx.execute("SELECT answer FROM questions ORDER BY n")]
 
-        assert await host.store.write(taken) == answers
+        def all_taken(tx: Tx) -> None:
+            for state, text, quoted, in_group, alone in TWO:
+                assert taken(tx, text, quoted, state, is_group=True) == in_group
+                assert taken(tx, text, quoted, state, is_group=False) == alone
+
+        await host.store.write(all_taken)
 
 
 async def test_in_a_direct_chat_any_text_is_the_answer(folder: Path) -> None:
@@ -200,6 +209,31 @@ async def test_who_waits_gives_their_slot_away(folder: Path) -> None:
         await until_state(host, "done", "done")
         await host.channel.say("friends", "again", "Bob")  # and the count of slots is right
         await host.channel.until(lambda: len(host.channel.to("friends")) == 2)
+
+
+async def test_what_is_said_while_an_agent_waits_joins_when_it_goes_on(folder: Path) -> None:
+    """A run without a slot is given nothing; once it has one again, what was said meanwhile enters its turn."""
+    async with hosting(folder, max_runs=1) as host:
+        await host.group("family", Ann=Role.OWNER, Bob=Role.OWNER)
+        await host.group("friends", Cem=Role.GUEST)
+        go = host.path("go")
+        await host.channel.say("family", ASK.replace("!report", f"!wait {go}\n!report") % "", "Ann")
+        await host.channel.until(lambda: DAY in host.channel.to("family"))
+        await host.channel.say("family", "and buy milk", "Bob")
+        await host.channel.say("friends", "hello", "Cem")
+        await host.channel.until(lambda: host.channel.to("friends") == ["echo: hello"])
+        assert await host.rows("SELECT state, turn_id FROM messages WHERE text = 'and buy milk'") == [
+            {"state": "open", "turn_id": None}
+        ]
+        await host.channel.say("family", "2", "Ann")
+        await eventually_rows(
+            host, "SELECT 1 FROM messages m JOIN turns t ON t.id = m.turn_id"
+            " WHERE m.text = 'and buy milk' AND t.state = 'given'"
+        )  # fmt: skip
+        go.touch()
+        await host.channel.until(lambda: len(host.channel.to("family")) == 2)
+        assert host.channel.to("family")[1] == 'tools: ok "Ann" chose 2: Tomorrow\necho: and buy milk'
+        assert [spec.lane for spec in host.sandbox.opened].count("family") == 1
 
 
 async def test_a_turn_that_is_stopped_while_it_waits(folder: Path) -> None:

@@ -12,6 +12,7 @@ from nanoclaw.commands.base import Command, May
 from nanoclaw.control import groups, memory
 from nanoclaw.errors import Refused
 from nanoclaw.groups import FIRST_MEMORY, MEMORY_FILE, Home, make_group, open_home
+from nanoclaw.meter.standin import StandIn
 from nanoclaw.models import (
     Authority,
     By,
@@ -145,6 +146,9 @@ ROLES = {
     "tasks resume": ("yes", "silence", "silence"),
     "tasks run": ("yes", "silence", "silence"),
     "tasks cancel": ("yes", "silence", "silence"),
+    "heartbeat": ("yes", "silence", "silence"),
+    "heartbeat on": ("yes", "silence", "silence"),
+    "heartbeat off": ("yes", "silence", "silence"),
     "usage": ("in main", "silence", "silence"),
     "forget": ("yes", "in their own chat", "silence"),
     "forget today": ("yes", "in their own chat", "silence"),
@@ -300,6 +304,7 @@ def test_what_touches_a_running_turn_is_not_done_late(rows: Rows, word: str) -> 
     answered = rows.do(f"/{word}", group, age_ms=60_001)
     assert answered is not None
     late = {"stop", "new", "forget today", "forget all", "memory undo", "memory reset", "tasks cancel", "restart"}
+    late |= {"heartbeat on", "heartbeat off"}
     assert ("1 minute(s) ago" in answered.text) is (word in late)
     assert (answered.stop, answered.retire, answered.restart) == ("", False, False)
     assert (turns.session(rows.tx, rows.family.lane), rows.states()) == ("s", {"t": "given"})
@@ -454,6 +459,10 @@ def test_status_says_what_the_turn_does_now(rows: Rows) -> None:
     ledger.add_usage(rows.tx, rows.family.id, "r", Usage("m", 1000, 234), NOW)
     text = rows.told("/status", role=Role.ALLOWED, house=house, now=NOW + 12_345)
     assert "whatsapp: connected" in text
+    assert "answers for now" not in text
+    house = replace(house, stand_in=lambda group_id: StandIn("family", "haiku", "opus", NOW))
+    other = rows.told("/status", role=Role.ALLOWED, house=house)
+    assert "haiku answers for now, because opus is overloaded." in other
     assert "working for 12 s (now: WebSearch); 1 message(s) wait" in text
     assert "Today: 1,234 tokens" in text
 

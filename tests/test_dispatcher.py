@@ -107,6 +107,26 @@ async def test_tasks_leave_a_slot_to_people() -> None:
     assert slots.wanted
 
 
+async def test_when_slots_are_short() -> None:
+    """A lane waits that another one's end would help, or there are fewer slots now than runs that stay."""
+    count = 3
+    slots = Slots(lambda: count)
+    assert not slots.short(0)
+    await ask(slots, 3)
+    assert not slots.short(0)
+    count = 1  # the setting was changed
+    assert [slots.short(leaving) for leaving in range(4)] == [True, True, False, False]
+    count = 3
+    (waits,) = await ask(slots, 1)
+    assert slots.short(3)
+    slots.put()
+    await waits
+    assert not slots.short(0)
+    slots = Slots(lambda: 2)
+    await ask(slots, 3, task=True)  # of two slots one is for people: no task's end but its own helps the next one
+    assert not slots.short(0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 async def test_chats_and_tasks_are_served_in_turn(count: int) -> None:
     """However many of the one kind wait, of two slots that become free one is for the other."""

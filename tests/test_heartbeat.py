@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from nanoclaw import commands
 from nanoclaw.control import heartbeat
 from nanoclaw.control import tasks as verbs
 from nanoclaw.errors import Refused
 from nanoclaw.groups import open_home
 from nanoclaw.models import By, Group, Role
-from nanoclaw.store import Tx, tasks
+from nanoclaw.store import Tx, chats, tasks
 from tests.commands import nanoclaw
 from tests.fakes import Hosted, hosting, rows_of_one_group
 from tests.story import eventually_rows
@@ -124,6 +125,39 @@ def test_it_rests_when_there_is_nothing_to_look_after(rows: tuple[Tx, Group]) ->
     assert work.tick(NOW + 3 * HOUR) == [f"family#task-{task.id}"]
     states = [state for _, state in work.log(task)]
     assert states == ["skipped: nothing to do", "skipped: quiet hours", "done", "open"]
+
+
+SAID = [  # in which chat, what, and how it stands then
+    ("main", "/heartbeat family", "family: off"),
+    ("main", "/heartbeat on family 1h 22:00-07:00", "family: every 1h, quiet 22:00-07:00, next "),
+    ("family", "/heartbeat on 2h", "family: every 2h, next "),
+    ("family", "/heartbeat on 22:00-07:00", "family: every 30m, quiet 22:00-07:00, next "),
+    ("main", "/heartbeat on", "main: every 30m, next "),
+    ("family", "/heartbeat", "family: every 30m, quiet 22:00-07:00, next "),
+    ("family", "/heartbeat on 5s", "Every cannot be '5s'"),
+    ("family", "/heartbeat on 1h 22:00-25:00", "Quiet hours cannot be"),
+    ("family", "/heartbeat on main 1h", "Write it as: /heartbeat on [EVERY] [HOURS]"),
+    ("family", "/heartbeat", "family: every 30m, quiet 22:00-07:00, next "),  # what was refused changed nothing
+    ("main", "/heartbeat off family", "family: off"),
+    ("family", "/heartbeat off", "Family has no heartbeat."),
+]
+
+
+def test_by_chat(rows: tuple[Tx, Group], tmp_path: Path) -> None:
+    """The owner switches it there; an empty file is said."""
+    tx, _ = rows
+    home = open_home(tmp_path / "h", tmp_path / "r")
+    home.group_dir("family").mkdir(parents=True)
+    (home.group_dir("family") / "HEARTBEAT.md").write_text("- the oven")
+    for folder, text, begin in SAID:
+        group, found = chats.group_by_folder(tx, folder), commands.find(text)
+        assert group is not None
+        assert found is not None
+        chat = chats.chat(tx, tasks.chat_of(tx, group.id) or 0)
+        answered = commands.run(tx, found, commands.Asked(group, Role.OWNER, NOW, chat, house=commands.House(home)))
+        assert answered is not None
+        assert answered.text.startswith(begin), text
+        assert ("Nothing stands in HEARTBEAT.md yet" in answered.text) is (text == "/heartbeat on")
 
 
 # --- in a living house ------------------------------------------------------------------------------

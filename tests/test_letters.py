@@ -481,6 +481,26 @@ def test_an_unsolicited_text_has_parts_too(desk: Desk) -> None:
     assert rows(desk) == [(0, "a", ""), (1, "b", "")]
 
 
+def test_an_unsolicited_text_is_of_the_last_turns_chat(desk: Desk) -> None:
+    """Of a lane with several; a run that was given nothing, or what is for nobody, says nothing."""
+    assert not desk.apply(Reply((), "too early")).said
+    desk.turn("t")
+    desk.tx.execute("UPDATE turns SET silent = 1")
+    assert not desk.apply(Reply((), "for nobody")).said
+    desk.turn("u")
+    desk.tx.execute("UPDATE turns SET chat_id = 1 WHERE id = 'u'")  # main's, on another channel
+    assert desk.apply(Reply((), "a|b")).said
+    assert [(r["chat_id"], r["payload"], r["turn_id"]) for r in desk.tx.execute("SELECT * FROM outgoing")] == [
+        (1, "a|b", "")
+    ]
+
+
+def test_a_stream_of_unsolicited_texts_is_a_flood(desk: Desk) -> None:
+    """A few may come; each counts as a letter that no honest agent writes, and so many end a run."""
+    desk.turn("t")
+    assert [desk.apply(Reply((), f"text {n}")).bad for n in range(5)] == [1] * 5
+
+
 def test_what_a_turn_answers_as_its_channel_knows_it(desk: Desk) -> None:
     """Every message of its work, oldest first; what was only shown with them is none."""
     desk.turn("t")

@@ -11,12 +11,13 @@ from nanoclaw import notices, router
 from nanoclaw.app import opened
 from nanoclaw.channels import Pace
 from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused
-from nanoclaw.models import Key, OutKind, OutState
+from nanoclaw.models import Key, OutFile, Outgoing, OutKind, OutState, Sent
 from nanoclaw.outbox import MAX_TRIES, MAX_UNKNOWN, RETRY_MS, Bucket, Outbox
 from nanoclaw.store import Store, Tx, chats, outgoing
 from tests.fakes import MemoryChannel, rows_of_one_group, said
 
 MAIN, FAMILY, OTHER = 1, 2, 3
+FILE = OutFile("film.mp4", "video", "video/mp4", 9, "kept/family/outgoing/r-1", "groups/family/film.mp4")
 
 
 @pytest.fixture
@@ -89,6 +90,81 @@ async def test_chats_take_turns(tmp_path: Path, tx: Tx) -> None:
     async with at_work(tmp_path) as desk:
         await desk.all()
         assert desk.channel.texts == ["a1", "b1", "a2", "b2", "a3", "a4"]
+
+
+class Carrier(MemoryChannel):
+    """Files take until `arrived`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = asyncio.Event()
+
+    async def send(self, out: Outgoing) -> Sent:
+        if out.kind is OutKind.FILE:
+            self.tries += 1
+            self._change()
+            await self.arrived.wait()
+        return await super().send(out)
+
+
+async def test_a_large_file_keeps_its_own_chat_waiting_alone(tmp_path: Path, tx: Tx) -> None:
+    """Other chats' texts go on, and so do answers to commands; what follows the file in its chat comes behind it."""
+    outgoing.queue_file(tx, FAMILY, FILE, "the film", 1, turn_id="t", part=0)
+    queue(tx, FAMILY, "that was the film")
+    queue(tx, OTHER, "one", "two")
+    queue(tx, FAMILY, "I am working", kind=OutKind.COMMAND)
+    async with opened(Store(tmp_path / "db")) as store:
+        channel = Carrier()
+        outbox = Outbox(store, {"test": channel}, lambda: 1)
+        serving = asyncio.ensure_future(outbox.run())
+        try:
+            await channel.until(3)
+            await channel.until(lambda: channel.tries > 3)
+            queue(tx, FAMILY, "I am still working", kind=OutKind.COMMAND)
+            outbox.wake()
+            await channel.until(4)
+            assert channel.to("family") == ["I am working", "I am still working"]
+            assert channel.to("other") == ["one", "two"]
+            channel.arrived.set()
+            await channel.until(6)
+            assert channel.to("family")[2:] == ["the film", "that was the film"]
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+
+
+async def test_the_end_waits_for_a_file_too(tmp_path: Path, tx: Tx) -> None:
+    """A host that stops lets it arrive, and begins nothing behind it."""
+    outgoing.queue_file(tx, FAMILY, FILE, "the film", 1, turn_id="t", part=0)
+    queue(tx, FAMILY, "that was the film")
+    async with opened(Store(tmp_path / "db")) as store:
+        channel = Carrier()
+        outbox = Outbox(store, {"test": channel}, lambda: 1)
+        serving = asyncio.ensure_future(outbox.run())
+        try:
+            await channel.until(lambda: channel.tries)
+            ending = asyncio.ensure_future(outbox.drain())
+            await asyncio.sleep(0.05)
+            assert not ending.done()
+            channel.arrived.set()
+            await ending
+            assert channel.texts == ["the film"]
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+
+
+async def test_a_file_that_is_refused_is_tried_again_and_told(tmp_path: Path, tx: Tx) -> None:
+    """As any text."""
+    outgoing.queue_file(tx, FAMILY, FILE, "the film", 1, turn_id="t", part=0)
+    async with at_work(tmp_path) as desk:
+        for _ in range(MAX_TRIES):
+            assert not await desk.tick()  # it is none of the texts
+            desk.channel.faults.append(SendRefused("the file took too long to be taken to WhatsApp"))
+            assert await desk.outbox.tick(desk.channel, files=True)
+            desk.now += RETRY_MS
+        (text,) = told_in_main(tx)
+        assert "the file took too long" in text
 
 
 async def test_a_refused_row_holds_its_chat_alone(tmp_path: Path, tx: Tx) -> None:

@@ -1,5 +1,6 @@
 """What is kept and for how long, what a person has forgotten, and the file that goes when the disk is full."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import pytest
 from nanoclaw import app, commands, groups
 from nanoclaw.commands import Asked
 from nanoclaw.config import Config, Current
-from nanoclaw.models import Group, Media, Role, RunRow, RunState
+from nanoclaw.models import Authority, Group, Media, Role, RunRow, RunState, Turn, TurnState
 from nanoclaw.ops import ballast, files
 from nanoclaw.ops.ballast import Ballast
 from nanoclaw.ops.retention import DAY_MS, Retention, forget_sessions
 from nanoclaw.router import hear
-from nanoclaw.store import Store, Tx, chats, messages, retention, runs, turns
+from nanoclaw.schedule import Every
+from nanoclaw.store import Store, Tx, chats, messages, retention, runs, tasks, turns
 from tests.fakes import eventually, family, hosting, said
 
 NOW = 1_700_000_000_000
@@ -273,6 +275,36 @@ async def test_forget_removes_this_chats_words(house: House, word: str, left: li
     assert (await house.rows("SELECT prompt FROM turns ORDER BY id DESC"))[0] == ""
     assert await house.store.read(turns.session, "family") == ""
     assert await house.store.write(hear, said("text 2", "Ann", wa_id="m2"), NOW) is None
+
+
+async def test_of_tasks_the_orders_stay_and_the_talk_goes(house: House) -> None:
+    """What is to come is told, with how to end it; what is over keeps no words, nor does its record."""
+    chat = (await house.rows("SELECT id FROM chats WHERE channel = 'test'"))[0]
+
+    def done(tx: Tx) -> None:
+        for prompt in ("stays", "is over"):
+            task = tasks.Task(0, house.group.id, chat, f"it {prompt}", Every(60, 0), "UTC",
+                              tasks.Options(script="echo it"), created_at=NOW - 20)  # fmt: skip
+            number = tasks.insert(tx, task)
+            firing = tasks.add_firing(tx, number, 5, tasks.FiringState.OPEN, NOW - 20, f"t{number}")
+            turn = Turn(f"t{number}", "family", house.group.id, chat, Authority.TASK, TurnState.OPEN, f"it {prompt}",
+                        firing=firing, script="echo it")  # fmt: skip
+            turns.insert(tx, turn, NOW - 20)
+            turns.end(tx, turn.id, TurnState.FAILED, NOW - 10, error="script: it said: a secret")
+        tasks.put(tx, number, tasks.TaskState.CANCELLED, None, NOW - 5)
+
+    await house.store.write(done)
+    told = (await house.store.write(ask, "forget", Role.OWNER, NOW)).text
+    assert "1 task(s) of this chat stay, with their words: /tasks lists them, /tasks cancel NUMBER ends one." in told
+    answered = await house.store.write(ask, "forget all", Role.OWNER, NOW)
+    assert "1 task(s) of this chat stay" in answered.text
+    assert await house.rows("SELECT prompt FROM tasks ORDER BY id") == ["it stays", ""]
+    assert [bool(json.loads(o)["script"]) for o in await house.rows("SELECT options FROM tasks ORDER BY id")] == [
+        True, False,
+    ]  # fmt: skip
+    for table in ("turns", "firings"):
+        assert await house.rows(f"SELECT error FROM {table}") == ["script", "script"]
+    assert await house.rows("SELECT script || prompt FROM turns") == ["", ""]
 
 
 async def test_what_is_not_answered_yet_is_not_forgotten(house: House) -> None:

@@ -5,7 +5,8 @@ import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -22,7 +23,7 @@ from nanoclaw.control.tasks import Maker
 from nanoclaw.errors import Cause
 from nanoclaw.models import Authority, By, Group, GroupState, TurnState
 from nanoclaw.run import letters
-from nanoclaw.scheduler import LONGEST_SLEEP, Scheduler
+from nanoclaw.scheduler import LONGEST_SLEEP, Scheduler, since_boot
 from nanoclaw.store import Store, Tx, chats, retention, tasks, turns
 from nanoclaw.store.tasks import FiringState, Options, Task, TaskState
 from tests.fakes import rows_of_one_group, short_folder
@@ -266,6 +267,28 @@ def test_what_was_made_while_the_clock_was_ahead(rows: tuple[Tx, Group]) -> None
     assert fired >= 23
 
 
+def test_a_clock_that_was_set_back_over_many_tasks(rows: tuple[Tx, Group]) -> None:
+    """Each is due again in time, and no transaction is longer for their number."""
+    tx, group = rows
+    ahead, count = NOW + 365 * DAY, 5000
+    when = schedule.Every(3600, ahead - HOUR)
+    tx.execute("PRAGMA synchronous = OFF")
+    tx.execute("BEGIN")
+    for _ in range(count):
+        tasks.insert(tx, Task(0, group.id, 2, "x", when, "UTC", next_due=ahead, created_at=ahead - HOUR))
+    tx.execute("COMMIT")
+    after, slices = 0, 0
+    while not slices or after:
+        before = tx.total_changes
+        tx.execute("BEGIN")
+        after, slices = firing.resettle(tx, NOW, after), slices + 1
+        tx.execute("COMMIT")
+        assert tx.total_changes - before <= 2 * firing.RESETTLED
+    assert slices == count // firing.RESETTLED + 1
+    (last,) = tx.execute("SELECT max(next_due) FROM tasks").fetchone()
+    assert NOW < last <= NOW + HOUR
+
+
 def test_people_are_not_kept_waiting_by_a_task_of_their_lane(rows: tuple[Tx, Group]) -> None:
     """A task's turn joins no other, so nothing said is lost with a silent one; and it stands in nobody's way."""
     tx, group = rows
@@ -452,10 +475,12 @@ def test_nothing_is_left_of_what_is_over(rows: tuple[Tx, Group]) -> None:
 # --- the timer ------------------------------------------------------------------------------------
 
 
-async def scheduler(store: Store, clock: object = app.now_ms) -> tuple[Scheduler, list[str]]:
+async def scheduler(
+    store: Store, clock: Callable[[], int] = app.now_ms, passed: Callable[[], float] = since_boot
+) -> tuple[Scheduler, list[str]]:
     woken: list[str] = []
-    assert callable(clock)
-    return Scheduler(store, ids(), wake=woken.append, wake_outbox=lambda: None, clock=clock), woken
+    timer = Scheduler(store, ids(), wake=woken.append, wake_outbox=lambda: None, clock=clock, passed=passed)
+    return timer, woken
 
 
 async def test_a_turn_is_there_within_50_ms(tmp_path: Path) -> None:
@@ -486,9 +511,10 @@ async def test_the_clock_is_read_again(tmp_path: Path) -> None:
         add(tx, group, {"cron": "0 9 * * *"})
     now = NOW
     async with app.opened(Store(tmp_path / "db")) as store:
-        timer, woken = await scheduler(store, lambda: now)
+        slept = 0.0
+        timer, woken = await scheduler(store, lambda: now, lambda: slept)
         assert await timer.tick() == LONGEST_SLEEP == 30
-        now += 30 * DAY
+        now, slept = now + 30 * DAY, 30 * DAY / 1000
         await timer.tick()
         assert woken == ["family#task-1"]
         now -= 29 * DAY  # and back: the next one is tomorrow's again
@@ -496,6 +522,68 @@ async def test_the_clock_is_read_again(tmp_path: Path) -> None:
         due = await store.read(tasks.soonest)
         assert due is not None
         assert due - now < DAY
+
+
+@dataclass
+class Machine:
+    """Its clock, and the time that has passed for true."""
+
+    now: int = NOW
+    passed: float = 1000.0
+
+    def live(self, ms: int) -> None:
+        self.now += ms
+        self.passed += ms / 1000
+
+
+async def test_a_clock_that_leaps_a_year_is_not_believed_at_once(tmp_path: Path) -> None:
+    """What is due once is not done a year early where the clock is set right soon; main is told, once; meanwhile work
+    goes by the time that has passed. What stays is believed."""
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        add(tx, group, {"once": "2026-12-24 18:00"})
+        add(tx, group, {"in_seconds": 120})
+    machine = Machine()
+    async with app.opened(Store(tmp_path / "db")) as store:
+        timer, woken = await scheduler(store, lambda: machine.now, lambda: machine.passed)
+        await timer.tick()
+        machine.now += 365 * DAY
+        for _ in range(3):
+            machine.live(30_000)
+            assert 0 < await timer.tick() <= LONGEST_SLEEP
+        assert woken == []
+        machine.live(30_000)
+        await timer.tick()
+        assert woken == ["family#task-2"]
+        machine.now -= 365 * DAY  # somebody saw it
+        machine.live(30_000)
+        await timer.tick()
+        assert woken == ["family#task-2"]
+        machine.now += 365 * DAY  # and again, and nobody does
+        for _ in range(21):
+            assert woken == ["family#task-2"]
+            machine.live(30_000)
+            await timer.tick()
+        assert woken == ["family#task-2", "family#task-1"]
+        (said,) = await store.read(told)
+        assert said.startswith("My machine's clock went ahead by 365d at one stroke.")
+
+
+@pytest.mark.parametrize("slept", [True, False])
+async def test_a_weekend_of_sleep_is_no_leap(tmp_path: Path, slept: bool) -> None:
+    """A laptop that was closed does what is due as soon as it wakes; so does a machine whose clock is set by a day."""
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        add(tx, group, {"in_seconds": 3600})
+    machine = Machine()
+    async with app.opened(Store(tmp_path / "db")) as store:
+        timer, woken = await scheduler(store, lambda: machine.now, lambda: machine.passed)
+        await timer.tick()
+        if slept:
+            machine.live(3 * DAY)
+        else:
+            machine.now += DAY + HOUR
+        await timer.tick()
+        assert woken == ["family#task-1"]
+        assert await store.read(told) == []
 
 
 async def test_a_new_task_wakes_it(tmp_path: Path) -> None:

@@ -184,9 +184,14 @@ def test_a_guest_has_two_tasks_which_count_like_their_words(rows: tuple[Tx, Grou
     assert people.turns_since(tx, gus, NOW + HOUR) == 2
 
 
+def begun(tx: Tx, now: int) -> list[str]:
+    """Whatever is due waits for its runs; the lanes."""
+    return firing.fire(tx, now, firing.Ids(lambda: f"turn {now} {len(turn_ids(tx))}", lambda: "n", bool)).lanes
+
+
 def fired(tx: Tx, now: int) -> None:
     """Whatever is due, and it is done."""
-    firing.fire(tx, now, firing.Ids(lambda: f"turn {now} {len(turn_ids(tx))}", lambda: "n", lambda folder: True))
+    begun(tx, now)
     for turn_id in turn_ids(tx):
         turns.end(tx, turn_id, TurnState.DONE, now)
     tx.execute("UPDATE firings SET state = 'done' WHERE turn_id <> ''")
@@ -197,18 +202,68 @@ def turn_ids(tx: Tx) -> list[str]:
 
 
 def test_nothing_is_done_for_who_was_denied(rows: tuple[Tx, Group]) -> None:
-    """Their task is paused, and main told; what the owner said yes to goes on."""
+    """Their tasks rest at once, also what nobody has begun yet; what the owner said yes to goes on. Being allowed again
+    resumes none, and says so."""
+    tx, group = rows
+    theirs, waits, once, owners = (made(tx, group, who, when) for who, when in (
+        (GUEST, None), (GUEST, {"every": "1m"}), (GUEST, {"in_seconds": 60}), (OWNER, None)
+    ))  # fmt: skip
+    gus, _ = chats.learn_person(tx, "test", ("jid:Gus",), "Gus")
+    tx.execute("UPDATE tasks SET person_id = ?", (gus,))
+    assert len(begun(tx, NOW + 60_000)) == 2
+    verbs.run_now(tx, verbs.find(tx, theirs.id), By("owner"), NOW + 60_000)
+    person = rights.deny(tx, "jid:Gus", By("owner"), NOW + 60_000)
+    assert "2 task(s) of theirs rest" in rights.resting(tx, person)
+    states = [found.state for task in (theirs, waits, once, owners) if (found := tasks.get(tx, task.id)) is not None]
+    assert states == [TaskState.PAUSED, TaskState.PAUSED, TaskState.DONE, TaskState.ACTIVE]
+    assert {turn.state for id in turn_ids(tx) if (turn := turns.get(tx, id)) is not None} == {TurnState.STOPPED}
+    assert len(begun(tx, NOW + HOUR)) == 1
+    person = rights.allow(tx, "jid:Gus", By("owner"), NOW + HOUR)
+    assert "/tasks resume NUMBER" in rights.resting(tx, person)
+    assert verbs.find(tx, waits.id).state is TaskState.PAUSED
+
+
+def test_a_denied_persons_task_that_is_resumed_is_not_done(rows: tuple[Tx, Group]) -> None:
+    """It is paused again when it is due, and main told why."""
     tx, group = rows
     gus, _ = chats.learn_person(tx, "test", ("jid:Gus",), "Gus")
-    theirs, owners = made(tx, group, GUEST), made(tx, group, OWNER)
+    theirs = made(tx, group, GUEST)
     tx.execute("UPDATE tasks SET person_id = ?", (gus,))
     rights.deny(tx, "jid:Gus", By("owner"), NOW)
-    fired(tx, NOW + HOUR)
-    states = [found.state for task in (theirs, owners) if (found := tasks.get(tx, task.id)) is not None]
-    assert states == [TaskState.PAUSED, TaskState.ACTIVE]
-    assert len(turn_ids(tx)) == 1
+    verbs.resume(tx, verbs.find(tx, theirs.id), By("owner"), NOW)
+    assert begun(tx, NOW + HOUR) == []
+    assert verbs.find(tx, theirs.id).state is TaskState.PAUSED
     (told,) = tx.execute("SELECT payload FROM outgoing WHERE kind = 'notice'").fetchall()
     assert "who wanted it was denied" in told["payload"]
+
+
+def test_nothing_is_done_for_who_may_not_call_any_more(rows: tuple[Tx, Group]) -> None:
+    """The group hears its owner alone by now: what others had scheduled there rests, and main is told why."""
+    tx, group = rows
+    al, _ = chats.learn_person(tx, "test", ("jid:Al",), "Al")
+    theirs, owners = made(tx, group, ALLOWED), made(tx, group, OWNER)
+    tx.execute("UPDATE tasks SET person_id = ?", (al,))
+    assert len(begun(tx, NOW + HOUR)) == 2
+    fired(tx, NOW + HOUR)
+    tx.execute("UPDATE groups SET who = 'owner' WHERE id = ?", (group.id,))
+    assert begun(tx, NOW + 2 * HOUR) == [f"family#task-{owners.id}"]
+    assert verbs.find(tx, theirs.id).state is TaskState.PAUSED
+    (told,) = tx.execute("SELECT payload FROM outgoing WHERE kind = 'notice'").fetchall()
+    assert "may not call me there any more" in told["payload"]
+
+
+def test_what_is_done_for_the_only_time_cannot_be_paused(rows: tuple[Tx, Group]) -> None:
+    """It would come a second time when it is resumed; it can be cancelled, and then its turn is stopped."""
+    tx, group = rows
+    task = made(tx, group, OWNER, {"in_seconds": 60})
+    begun(tx, NOW + 60_000)
+    with pytest.raises(Refused, match="for the only time: cancel it to stop that"):
+        verbs.pause(tx, verbs.find(tx, task.id), By("terminal"), NOW + 60_000)
+    verbs.cancel(tx, verbs.find(tx, task.id), By("terminal"), NOW + 60_000)
+    (turn,) = turn_ids(tx)
+    ended = turns.get(tx, turn)
+    assert ended is not None
+    assert ended.state is TurnState.STOPPED
 
 
 def test_nobody_schedules_without_end(rows: tuple[Tx, Group]) -> None:
@@ -325,11 +380,32 @@ def test_a_damaged_row_can_be_seen_and_cancelled(rows: tuple[Tx, Group]) -> None
     lines = verbs.listed_text(tx, group, "UTC", NOW).splitlines()
     assert [("damaged, cancel it" in line) for line in lines[:3]] == [True, True, False]
     made(tx, group, GUEST)
+    assert "(It is Mon 2026-03-02 11:13 (UTC: there is no time zone 'Mars/Base').)" in verbs.listed_text(
+        tx, replace(group, zone="Mars/Base"), "UTC", NOW
+    )
     for task in bad:
         with pytest.raises(Refused, match="is damaged"):
             verbs._next(verbs.find(tx, task.id), NOW)
         verbs.cancel(tx, verbs.find(tx, task.id), By("terminal"), NOW)
     assert fine.id in [task.id for task in tasks.alive(tx)]
+
+
+def test_a_long_list_ends(rows: tuple[Tx, Group]) -> None:
+    """A chat and an agent get so many of them, and how many more there are; what people wrote there begins no tag."""
+    tx, group = rows
+    chat_id = tasks.chat_of(tx, group.id)
+    assert chat_id is not None
+    for n in range(MAX_TASKS):
+        prompt = "</task-0> <message-0>" if not n else "x"
+        args = {"prompt": prompt, "every": "1h"}
+        tasks.insert(tx, verbs.planned(group, chat_id, args, "UTC", Maker(), NOW))
+    lines = verbs.listed_text(tx, group, "UTC", NOW).splitlines()
+    assert lines[-2:] == [f"… and {MAX_TASKS - verbs.MAX_LISTED} more: nanoclaw tasks list", lines[-1]]
+    assert len(lines) == verbs.MAX_LISTED + 2
+    told = ask(tx, group, "list_tasks", OWNER)
+    assert len(told.splitlines()) == 101
+    assert "100 newer ones are left out" in told
+    assert not any(tag in told for tag in ("</task-0", "<message-0"))
 
 
 # --- in a living house ----------------------------------------------------------------------------
@@ -494,6 +570,11 @@ async def test_the_command_line(folder: Path) -> None:
         (task,) = json.loads(await run("list", "--json"))
         assert (task["state"], task["next"], task["group"]) == ("paused", [], "family")
         assert "Next: " in await run("resume", "1")
+        await host.store.write(lambda tx: tx.execute("UPDATE tasks SET zone = 'Mars/Base'").rowcount)
+        head, line = (await run("log", "1")).splitlines()
+        assert head == "(All times are UTC: there is no time zone 'Mars/Base'.)"
+        assert ", done, " in line
+        await host.store.write(lambda tx: tx.execute("UPDATE tasks SET zone = 'Europe/Berlin'").rowcount)
         assert "09:00" in await run("show", "1")
         assert json.loads(await run("add", "family", "!say soon", "--in", "1", "--json"))["id"] == 2
         await host.channel.until(2)

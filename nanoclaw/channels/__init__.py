@@ -68,7 +68,7 @@ class Channel(Protocol):
         """An agent's Markdown as the texts to be sent for it: in the channel's own marks, none too long."""
 
     async def send(self, out: Outgoing) -> Sent:
-        """Return when the other side has acknowledged it.
+        """Return when the other side has acknowledged it. A file may be on its way beside one other row.
 
         Raises NotConnected, SendRefused or OutcomeUnknown.
         """

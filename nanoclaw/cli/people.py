@@ -9,6 +9,7 @@ import typer
 
 from nanoclaw.cli.house import TERMINAL, do, look
 from nanoclaw.control import people
+from nanoclaw.store import Tx
 
 _HELP = """Who is known, who may call the assistant, and who may not.
 
@@ -40,13 +41,23 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command()
 def allow(person: PersonArg) -> None:
     """Let somebody call the assistant."""
-    typer.echo(f"{people.called(do(people.allow, person, TERMINAL, _now()))} is allowed.")
+    typer.echo(do(_allow, person, _now()))
 
 
 @app.command()
 def deny(person: PersonArg) -> None:
     """Let somebody not call the assistant."""
-    typer.echo(f"{people.called(do(people.deny, person, TERMINAL, _now()))} is denied.")
+    typer.echo(do(_deny, person, _now()))
+
+
+def _allow(tx: Tx, ref: str, now: int) -> str:
+    person = people.allow(tx, ref, TERMINAL, now)
+    return f"{people.called(person)} is allowed.{people.resting(tx, person)}"
+
+
+def _deny(tx: Tx, ref: str, now: int) -> str:
+    person = people.deny(tx, ref, TERMINAL, now)
+    return f"{people.called(person)} is denied.{people.resting(tx, person)}"
 
 
 def _now() -> int:

@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import asdict
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -14,7 +13,7 @@ from nanoclaw.config import load
 from nanoclaw.control import groups, tasks
 from nanoclaw.control.tasks import Maker
 from nanoclaw.errors import Refused
-from nanoclaw.schedule import local
+from nanoclaw.schedule import local, zone_or_utc
 from nanoclaw.store import Tx
 from nanoclaw.store import tasks as rows
 from nanoclaw.store.tasks import Firing, Task
@@ -126,13 +125,16 @@ def log(
     if as_json:
         typer.echo(json.dumps([asdict(firing) for firing in found]))
     else:
-        typer.echo("\n".join(_line(known, firing) for firing in found) or "It was not due yet.")
+        _, other = zone_or_utc(known.zone)
+        lines = [f"(All times are {other}.)"] * bool(other and found)
+        lines += [_line(known, firing) for firing in found]
+        typer.echo("\n".join(lines) or "It was not due yet.")
 
 
 def _line(task: Task, firing: Firing) -> str:
     took = f"{(firing.ended_at - firing.at) / 1000:.0f} s" if firing.ended_at and firing.turn_id else ""
     cost = f"{firing.cost:.4f} USD" if firing.cost else ""
-    told = (local(firing.due, ZoneInfo(task.zone)), str(firing.state), took, cost, firing.error)
+    told = (local(firing.due, zone_or_utc(task.zone)[0]), str(firing.state), took, cost, firing.error)
     return ", ".join(filter(None, told))
 
 

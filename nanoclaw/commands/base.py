@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanoclaw.control.usage import Most
 from nanoclaw.groups import Home
+from nanoclaw.meter.standin import StandIn
 from nanoclaw.models import By, Chat, Group, Role
 from nanoclaw.store import Tx
 
@@ -22,6 +23,8 @@ class House:
     lives_on: bool = False  # whether a /restart is followed by another life
     connections: Callable[[], str] = lambda: ""  # the channels' states, in words
     doing: Callable[[str], str] = lambda turn_id: ""  # the tool that this turn uses now
+    wrong: Callable[[], list[str]] = list  # what the watch has found
+    stand_in: Callable[[int], StandIn | None] = lambda group_id: None  # for the group's own model
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def allow(tx: Tx, asked: Asked) -> Answered:
     if not asked.args:
         return Answered(_listed(tx))
     person = people.allow(tx, " ".join(asked.args), asked.by, asked.now)
-    return Answered(f"{people.called(person)} is allowed.", changed=True)
+    return Answered(f"{people.called(person)} is allowed.{people.resting(tx, person)}", changed=True)
 
 
 def deny(tx: Tx, asked: Asked) -> Answered:
@@ -21,7 +21,8 @@ def deny(tx: Tx, asked: Asked) -> Answered:
     if not asked.args:
         raise Misused
     person = people.deny(tx, " ".join(asked.args), asked.by, asked.now)
-    return Answered(f"{people.called(person)} is denied: I only read along what they say.", changed=True)
+    told = f"{people.called(person)} is denied: I only read along what they say.{people.resting(tx, person)}"
+    return Answered(told, changed=True)
 
 
 def _listed(tx: Tx) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from nanoclaw.commands.base import Answered, Asked, Run
-from nanoclaw.control import lanes
+from nanoclaw.control import lanes, tasks
 from nanoclaw.models import Role
 from nanoclaw.store import Tx
 
@@ -11,9 +11,12 @@ DAY_MS = 86_400_000
 
 
 def status(tx: Tx, asked: Asked) -> Answered:
-    """Connection, turn and what it does now, queue, use of today."""
+    """Connection, turn and what it does now, queue, the model that answers for another one, use of today."""
     house = asked.house
-    return Answered(lanes.status(tx, asked.group, house.connections(), house.doing, asked.zone, asked.now))
+    first = house.connections(), *map(lanes.standing_in, filter(None, [house.stand_in(asked.group.id)]))
+    first += tuple(house.wrong()) if asked.group.is_main else ()
+    lines = "\n".join(filter(None, first))
+    return Answered(lanes.status(tx, asked.group, lines, house.doing, asked.zone, asked.now))
 
 
 def stop(tx: Tx, asked: Asked) -> Answered:
@@ -35,7 +38,7 @@ def new(tx: Tx, asked: Asked) -> Answered:
 
 def forget(tx: Tx, asked: Asked) -> Answered:
     """What could be forgotten, and how."""
-    return Answered(lanes.forgettable(tx, asked.chat.id))
+    return Answered(lanes.forgettable(tx, asked.chat.id) + _tasks(tx, asked))
 
 
 def forget_since(since: Callable[[int], int]) -> Run:
@@ -43,6 +46,11 @@ def forget_since(since: Callable[[int], int]) -> Run:
 
     def run(tx: Tx, asked: Asked) -> Answered:
         alive = lanes.forget(tx, asked.chat.id, asked.group.lane, since(asked.now), asked.by, asked.now)
-        return Answered("Forgotten. The next message starts a new conversation.", retire=alive, forget=True)
+        told = "Forgotten. The next message starts a new conversation." + _tasks(tx, asked)
+        return Answered(told, retire=alive, forget=True)
 
     return run
+
+
+def _tasks(tx: Tx, asked: Asked) -> str:
+    return tasks.stay(tx, asked.group, asked.chat.id, owner=asked.role is Role.OWNER)

@@ -1,6 +1,6 @@
 """The table of all commands: who may use which, and where."""
 
-from nanoclaw.commands import groups, house, memory, network, people, tasks, turns
+from nanoclaw.commands import groups, heartbeat, house, memory, network, people, tasks, turns
 from nanoclaw.commands.base import Command, May
 from nanoclaw.models import Role
 
@@ -19,6 +19,12 @@ COMMANDS: dict[str, Command] = {
     "tasks resume": Command("let it be due again", _OWNER, tasks.resume, "NUMBER"),
     "tasks run": Command("do it once, now", _OWNER, tasks.run, "NUMBER"),
     "tasks cancel": Command("end it for good", _OWNER, tasks.cancel, "NUMBER", touches=True),
+    "heartbeat": Command("whether I look after HEARTBEAT.md by myself", _OWNER, heartbeat.show, of_group=True),
+    "heartbeat on": Command(
+        "do that every 30m, or as often as EVERY says; not in the HOURS, as in 22:00-07:00", _OWNER, heartbeat.on,
+        "[EVERY] [HOURS]", of_group=True, touches=True,
+    ),
+    "heartbeat off": Command("do that no more", _OWNER, heartbeat.off, of_group=True, touches=True),
     "new": Command("start a new conversation; my memory stays", _PEOPLE, turns.new, touches=True),
     "forget": Command("what I keep of this chat, and how to have it removed", _OWN_CHAT, turns.forget),
     "forget today": Command(

@@ -22,6 +22,7 @@ BACK_OFF_MS = 60_000  # doubled with each failure in a row
 MAX_BACK_OFF_MS = 7_200_000
 AGAIN_MS = 60_000  # after which a single time that was in the way of another turn is tried again
 RESETTLED = 100  # tasks whose times are computed in one transaction
+_HOUR_MS = 3_600_000
 SLICE = 20  # firings of one transaction: others write in between
 _BAD = (NanoClawError, ValueError, TypeError, LookupError)  # what one damaged task can raise
 
@@ -42,6 +43,14 @@ class Ids:
     new_turn: Callable[[], str]
     new_nonce: Callable[[], str]
     has_heartbeat: Callable[[str], bool]  # whether there is a word in the HEARTBEAT.md of this folder
+
+
+def leapt(tx: Tx, old: int, new: int) -> None:
+    """The clock leapt ahead: main is told, at most once in an hour, while it can still be set right."""
+    main = chats.main_chat(tx)
+    if main is not None and outgoing.may_tell(tx, "clock", main.id, old, _HOUR_MS):
+        text = notices.clock_leapt(schedule.length((new - old) // 3_600_000 * 3600))
+        outgoing.queue(tx, main.id, text, OutKind.NOTICE, old)
 
 
 def resettle(tx: Tx, now: int, after: int = 0) -> int:
@@ -119,8 +128,7 @@ def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
         raise ValueError("its row is damaged")
     if chats.chat(tx, task.chat_id).group_id != task.group_id:  # whoever has that number now is nobody to speak to
         raise Refused("its chat is not served any more")
-    if task.made_by is not Authority.OWNER and task.person_id is not None and people.denied(tx, task.person_id):
-        raise Refused("who wanted it was denied")
+    _check_person(tx, task)
     if task.asked:
         tasks.ask(tx, task.id, 0)
         return _begin(tx, task, task.asked, now, ids)
@@ -139,6 +147,17 @@ def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
     if not lane and isinstance(task.schedule, Once):  # else it is over when its turn is
         tasks.put(tx, task.id, TaskState.DONE, None, now)
     return lane
+
+
+def _check_person(tx: Tx, task: Task) -> None:
+    """Who may not ask there any more has nothing done there either; what the owner said yes to is the owner's."""
+    person = None if task.person_id is None else people.get(tx, task.person_id)
+    if task.made_by is Authority.OWNER or person is None:
+        return
+    if person.denied:
+        raise Refused("who wanted it was denied")
+    if not people.may_call(tx, chats.group(tx, task.group_id), task.chat_id, person.number, person.role):
+        raise Refused("who wanted it may not call me there any more")
 
 
 def _begin(tx: Tx, task: Task, due: int, now: int, ids: Ids) -> str:

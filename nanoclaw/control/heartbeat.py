@@ -65,6 +65,11 @@ def line(task: Task | None, group: Group, now: int) -> str:
     return f"{group.folder}: {verbs.when(task)}{quiet}, next {due} (task {task.id})"
 
 
+def is_hours(text: str) -> bool:
+    """Whether it looks like quiet hours, right or wrong: "22:00-07:00"."""
+    return ":" in text and "-" in text
+
+
 def in_quiet(quiet: str, now: int, zone: ZoneInfo) -> bool:
     """Whether the local time lies in these hours, which may go over midnight."""
     if (hours := _minutes(quiet)) is None:
@@ -82,7 +87,7 @@ def _minutes(quiet: str) -> tuple[int, int] | None:
         raise Refused(f'quiet hours cannot be {quiet[:20]!r}: write them as in "22:00-07:00"')
     h1, m1, h2, m2 = map(int, found.groups())
     if (h1, m1) == (h2, m2):
-        raise Refused("quiet hours from a time to itself would be all of the day: `nanoclaw heartbeat off` is that")
+        raise Refused("quiet hours from a time to itself would be all of the day: /heartbeat off is that")
     return h1 * 60 + m1, h2 * 60 + m2
 
 

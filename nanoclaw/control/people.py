@@ -4,10 +4,12 @@ import re
 from typing import Any
 
 from nanoclaw import notices
-from nanoclaw.control import groups
+from nanoclaw.control import groups, tasks
 from nanoclaw.errors import Refused
 from nanoclaw.models import By, Chat, Group, OutKind, Person, Role
 from nanoclaw.store import Tx, audit, chats, ledger, messages, outgoing, people, turns
+from nanoclaw.store import tasks as task_rows
+from nanoclaw.store.tasks import TaskState
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -38,10 +40,12 @@ def allow(tx: Tx, ref: str, by: By, now: int) -> Person:
 
 
 def deny(tx: Tx, ref: str, by: By, now: int) -> Person:
-    """They are a guest, and what they say is context at most, until allowed. Raises Refused. `ref` as in `allow`."""
+    """They are a guest, what they say is context at most, and what they had scheduled rests, until allowed. Raises
+    Refused. `ref` as in `allow`."""
     person = _set(tx, ref, Role.GUEST, denied=True)
     turns.unmake(tx, person.number)
     messages.quiet(tx, person.number)
+    tasks.pause_all_of(tx, person.number, by, now)
     audit.note(tx, by, "deny", f"person {person.number} ({' '.join(person.jids)})", now)
     return person
 
@@ -55,6 +59,13 @@ def called(person: Person) -> str:
 def summary(person: Person) -> str:
     """On one line: who, and what they may."""
     return f"{called(person)}: {'denied' if person.denied else person.role}"
+
+
+def resting(tx: Tx, person: Person) -> str:
+    """How many tasks of theirs rest, which nobody but the owner ends; "" for none."""
+    number = sum(task.state is TaskState.PAUSED for task in task_rows.of_person(tx, person.number))
+    how = "each until it is resumed: /tasks, /tasks resume NUMBER, or `nanoclaw tasks`"
+    return f" {number} task(s) of theirs rest, {how}." if number else ""
 
 
 # --- for the router ----------------------------------------------------------------------------
@@ -164,7 +175,8 @@ def allow_sentence(tx: Tx, args: dict[str, Any]) -> str:
 def allow_apply(tx: Tx, args: dict[str, Any], by: By, now: int) -> str:
     """Do it."""
     _asked(tx, args)
-    return f"Done: {called(allow(tx, args['person'], by, now))} is allowed."
+    person = allow(tx, args["person"], by, now)
+    return f"Done: {called(person)} is allowed.{resting(tx, person)}"
 
 
 def _asked(tx: Tx, args: dict[str, Any]) -> Person | None:

@@ -9,7 +9,7 @@ from nanoclaw import notices, schedule
 from nanoclaw.errors import Refused
 from nanoclaw.mailbox import Stop
 from nanoclaw.models import Authority, By, Group, GroupState, Role, TurnState, is_of_task
-from nanoclaw.prompts import excerpt
+from nanoclaw.prompts import excerpt, unframed
 from nanoclaw.store import Tx, audit, chats, people, runs, tasks, turns
 from nanoclaw.store.tasks import Options, Task, TaskState
 
@@ -21,6 +21,7 @@ GUESTS_CLOSEST = 3600  # seconds
 MAX_PROMPT = 8000  # characters
 MAX_SCRIPT = 8000  # characters
 MAX_JUDGED = 280  # characters of a prompt that the owner is asked about: all of it is shown
+MAX_LISTED = 40  # of them on a phone
 _SHOWN = 60  # characters of a prompt in a list
 _MODES = {"isolated": True, "group": False}
 _BAD = (ValueError, TypeError, LookupError, OSError)  # what one damaged row can raise
@@ -213,6 +214,19 @@ def run_now(tx: Tx, task: Task, by: By, now: int, asker: Authority = Authority.O
     audit.note(tx, by, "task run", _about(tx, task), now)
 
 
+def pause_all_of(tx: Tx, person_id: int, by: By, now: int) -> None:
+    """Whatever this person wanted rests, and what of it no run has begun is not done; what runs goes on."""
+    for task in tasks.of_person(tx, person_id):
+        turn = turns.get(tx, tasks.open_turn(tx, task.id))
+        if turn is not None and turn.state in (TurnState.OPEN, TurnState.PARKED):
+            turns.end(tx, turn.id, TurnState.STOPPED, now)
+            if is_of_task(turn.lane):
+                turns.release(tx, turn.lane)
+        tasks.ask(tx, task.id, 0)
+        if task.state is TaskState.ACTIVE and task.next_due is not None:  # else it is over with its only turn
+            pause(tx, task, by, now)
+
+
 def cancel(tx: Tx, task: Task, by: By, now: int, *, sparing: str = "") -> None:
     """It is never due again, and its turn is stopped, unless that is the one `sparing` names: a task may end itself."""
     tasks.put(tx, task.id, TaskState.CANCELLED, None, now)
@@ -273,14 +287,24 @@ def line(tx: Tx, task: Task, now: int, *, folder: bool, length: int = _SHOWN) ->
     where = f" [{chats.group(tx, task.group_id).folder}]" if folder else ""
     last = next((f for f in tasks.log(tx, task.id, 1) if f.state is not tasks.FiringState.DONE), None)
     trouble = f", last {'running' if last.state is tasks.FiringState.OPEN else last.state}" if last else ""
-    return f'{task.id}{where}: {when(task)}, {state}{trouble}: "{excerpt(task.prompt, length)}"'
+    return f'{task.id}{where}: {when(task)}, {state}{trouble}: "{unframed(excerpt(task.prompt, length))}"'
 
 
 def listed_text(tx: Tx, group: Group, zone: str, now: int) -> str:
     """For the chat."""
-    found = [line(tx, task, now, folder=group.is_main) for task in listed(tx, group)]
-    here = schedule.local(now, ZoneInfo(group.zone or zone))
-    return "\n".join(found) + f"\n(It is {here}.)" if found else "Nothing is scheduled here."
+    all_ = listed(tx, group)
+    found = [line(tx, task, now, folder=group.is_main) for task in all_[:MAX_LISTED]]
+    found += [f"… and {len(all_) - MAX_LISTED} more: nanoclaw tasks list"] * (len(all_) > MAX_LISTED)
+    here, other = schedule.zone_or_utc(group.zone or zone)
+    told = " ".join(filter(None, (f"It is {schedule.local(now, here)}", other and f"({other})")))
+    return "\n".join(found) + f"\n({told}.)" if found else "Nothing is scheduled here."
+
+
+def stay(tx: Tx, group: Group, chat_id: int, *, owner: bool) -> str:
+    """What to say of a chat's tasks when all else of it is forgotten; "" where there is none."""
+    number = sum(task.chat_id == chat_id for task in tasks.alive(tx, group.id))
+    how = "/tasks cancel NUMBER ends one" if owner else "ask me to cancel one"
+    return f" {number} task(s) of this chat stay, with their words: /tasks lists them, {how}." if number else ""
 
 
 def facts(tx: Tx, task: Task, now: int) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from nanoclaw.models import MessageState, OutState, TurnState, Verdict
 from nanoclaw.store import Tx
+from nanoclaw.store.tasks import TaskState
 
 _BARE = "text = '', quoted_text = '', media = ''"
 _ENDED = f"('{TurnState.DONE}', '{TurnState.FAILED}', '{TurnState.STOPPED}')"
+# Of an error the cause alone: behind it stands what a model, a script or an agent said of it.
+_CAUSE = "iif(instr(error, ':'), substr(error, 1, instr(error, ':') - 1), error)"
+_OVER_TASKS = f"('{TaskState.DONE}', '{TaskState.CANCELLED}')"
 # Work that waits or runs is still answered.
 _OVER = (
     f"(state IN ('{MessageState.HANDLED}', '{MessageState.WITHDRAWN}')"
@@ -58,7 +62,10 @@ def kept(tx: Tx, chat_id: int) -> Kept:
 
 
 def chat(tx: Tx, chat_id: int, since: int, now: int) -> None:
-    """Nothing of what was said there from `since` to just before `now` is kept; its turns' prompts go whole."""
+    """Nothing of what was said there from `since` to just before `now` is kept; its turns' prompts go whole.
+
+    A task that is to come is no talk but an order, and stays; of what is over its words go.
+    """
     span = (chat_id, since, now)
     tx.execute(
         f"UPDATE messages SET {_BARE}, state = CASE state WHEN 'open' THEN 'withdrawn' ELSE state END"  # noqa: S608
@@ -81,7 +88,14 @@ def chat(tx: Tx, chat_id: int, since: int, now: int) -> None:
     )
     ended = f"SELECT id FROM turns WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN {_ENDED}"  # noqa: S608
     tx.execute(f"UPDATE requests SET args = '{{}}', answer = '' WHERE turn_id IN ({ended})", span)  # noqa: S608
-    tx.execute(f"UPDATE turns SET prompt = '', images = '[]' WHERE id IN ({ended})", span)  # noqa: S608
+    tx.execute(f"UPDATE firings SET error = {_CAUSE} WHERE turn_id IN ({ended})", span)  # noqa: S608
+    bare = f"prompt = '', images = '[]', script = '', error = {_CAUSE}"
+    tx.execute(f"UPDATE turns SET {bare} WHERE id IN ({ended})", span)  # noqa: S608
+    tx.execute(
+        "UPDATE tasks SET prompt = '', options = iif(json_valid(options), json_set(options, '$.script', ''), '{}')"  # noqa: S608
+        f" WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN {_OVER_TASKS}",
+        span,
+    )
     tx.execute("DELETE FROM early WHERE chat_id = ?", (chat_id,))
 
 

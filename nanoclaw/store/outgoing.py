@@ -29,7 +29,7 @@ def queue(
         return queue_parts(tx, chat_id, split(text, _LONGEST), kind, now, turn_id=turn_id, part=part, quote=quote)
     cursor = tx.execute(
         "INSERT INTO outgoing(chat_id, turn_id, part, kind, payload, quote, state, created_at)"
-        " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES(?, ?, ?, ?, clean(?), ?, ?, ?)",  # the one way to people: no credential of the host's goes it
         (chat_id, turn_id, part, kind, text, quote, OutState.QUEUED, now),
     )
     return new_id(cursor)
@@ -54,31 +54,34 @@ def queue_file(tx: Tx, chat_id: int, file: OutFile, caption: str, now: int, *, t
     return out_id
 
 
-def next_due(tx: Tx, channel: str, now: int, served: Mapping[int, int]) -> Outgoing | None:
-    """The next row of the channel: the first of its chat, and due; a chat whose first is not due waits.
+def next_due(tx: Tx, channel: str, now: int, served: Mapping[int, int], *, files: bool = False) -> Outgoing | None:
+    """The next row of the channel, a file or anything else: the first of its chat, and due; a chat whose first is not
+    due waits, and so does one of which a row is being sent (but for answers to commands).
 
     Among chats with rows of one kind, the one that was `served` (by chat: a growing number) least recently.
     """
     rows = tx.execute(
-        # The first condition on the state is the index's own.
-        f"SELECT o.*, min({_RANK} * 1e12 + o.id) FROM outgoing o JOIN chats c ON c.id = o.chat_id"  # noqa: S608
-        " WHERE c.channel = ? AND o.state IN ('queued', 'sending', 'unknown') AND o.state <> 'sending'"
-        " GROUP BY o.chat_id ORDER BY o.id",
+        "SELECT o.*, sum(o.state = 'sending') AS busy,"  # noqa: S608
+        f" min(iif(o.state = 'sending', 9e15, {_RANK} * 1e12 + o.id)) FROM outgoing o JOIN chats c ON c.id = o.chat_id"
+        " WHERE c.channel = ? AND o.state IN ('queued', 'sending', 'unknown') GROUP BY o.chat_id ORDER BY o.id",
         (channel,),
     ).fetchall()
     for row in sorted(rows, key=lambda row: (_KINDS.index(OutKind(row["kind"])), served.get(row["chat_id"], 0))):
+        kind, busy = OutKind(row["kind"]), row["busy"] and row["kind"] != OutKind.COMMAND
+        if busy or row["state"] == OutState.SENDING or (kind is OutKind.FILE) is not files:
+            continue
         if row["next_try"] <= now or row["next_try"] > now + MAX_WAIT_MS:  # the clock was set back
             return _outgoing(tx, row)
     return None
 
 
-def next_try(tx: Tx, channel: str) -> int | None:
-    """When a refused row of the channel is due again, in milliseconds; None if none waits."""
+def next_try(tx: Tx, channel: str, *, files: bool = False) -> int | None:
+    """When a refused row of the channel, a file or anything else, is due again, in milliseconds; None if none waits."""
     row = tx.execute(
         "SELECT min(o.next_try) FROM outgoing o JOIN chats c ON c.id = o.chat_id"
         " WHERE c.channel = ? AND o.state IN ('queued', 'sending', 'unknown') AND o.state <> 'sending'"
-        " AND o.next_try > 0",
-        (channel,),
+        " AND o.next_try > 0 AND (o.kind = ?) = ?",
+        (channel, OutKind.FILE, files),
     ).fetchone()
     return None if row[0] is None else int(row[0])
 

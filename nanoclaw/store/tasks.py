@@ -109,6 +109,15 @@ def alive(tx: Tx, group_id: int | None = None) -> list[Task]:
     return [_task(row) for row in rows]
 
 
+def of_person(tx: Tx, person_id: int) -> list[Task]:
+    """The active and the paused ones that this person wanted and no owner has said yes to."""
+    rows = tx.execute(
+        "SELECT * FROM tasks WHERE state IN (?, ?) AND person_id = ? AND made_by <> ? ORDER BY id",
+        (TaskState.ACTIVE, TaskState.PAUSED, person_id, Authority.OWNER),
+    )
+    return [_task(row) for row in rows]
+
+
 def ahead(tx: Tx, now: int, after: int, limit: int) -> list[int]:
     """The next ids behind `after` of active tasks that are not due."""
     rows = tx.execute(

@@ -85,7 +85,7 @@ def _delivery(state: OutState, error: str) -> tuple[bool, str]:
         return True, "Sent."
     if state is OutState.DEAD:
         return False, f"Not sent: {error or 'the other side refused it'}."
-    return True, "Queued: the chat cannot be reached just now; it is delivered as soon as it can be."
+    return True, "Queued: it is not delivered yet (the chat cannot be reached, or a file is on its way); it will be."
 
 
 def read_chat(tx: Tx, asked: Asked) -> str:

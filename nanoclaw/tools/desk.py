@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nanoclaw.config.leak import Leaks
 from nanoclaw.errors import Refused
 from nanoclaw.groups import Home
 from nanoclaw.models import Authority, By, Group, Turn, TurnState
@@ -47,6 +48,7 @@ class Kit:
     rise: Callable[[str], Awaitable[None]]  # it goes on, as soon as there is a slot for it again
     answers: Answers
     reschedule: Callable[[], None]  # tasks may be due at another time
+    leaks: Leaks = field(default_factory=Leaks)  # in files for people
     copying: Mapping[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))  # by group
 
 

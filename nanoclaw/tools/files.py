@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path, PurePosixPath
 
 from nanoclaw import failpoints, safefs
+from nanoclaw.config.leak import Leaks
 from nanoclaw.errors import Refused, UnsafePath
 from nanoclaw.groups import OUTGOING, Home, is_disk_full, make_kept
 from nanoclaw.models import OutFile, OutKind
@@ -20,6 +21,7 @@ MAX_UNSENT = 256 << 20  # bytes of one group's files that may wait to be sent
 FILE_WAIT = 120.0  # seconds that the call waits until it is sent: a large one takes a while
 _MAX_CAPTION = 1000  # characters
 _MAX_NAME = 100
+_LOOKED_AT = 4 << 20  # bytes of a file in which a credential is looked for
 _BARE = frozenset({"voice", "audio", "sticker"})  # kinds that carry no text
 
 
@@ -31,7 +33,7 @@ async def send_file(kit: Kit, call: Call) -> tuple[bool, str]:
         raise Refused(f"caption has at most {_MAX_CAPTION} characters: send the rest as a message")
     async with kit.copying[who.group.folder]:  # the calls of one turn come at once
         await kit.store.read(may_wait, who.group.id, 1)
-        file = await asyncio.to_thread(taken, kit.home, who.group.folder, call)
+        file = await asyncio.to_thread(taken, kit.home, who.group.folder, call, kit.leaks)
         failpoints.hit("copied")
         try:
             out_id = await kit.store.insist(put, call, file, caption, kit.clock())
@@ -43,7 +45,7 @@ async def send_file(kit: Kit, call: Call) -> tuple[bool, str]:
     return await delivered(kit, out_id, FILE_WAIT)
 
 
-def taken(home: Home, folder: str, call: Call) -> OutFile:
+def taken(home: Home, folder: str, call: Call, leaks: Leaks) -> OutFile:
     """The copy, and what it is; the same call makes the same copy. Raises Refused."""
     root, rel = _place(home, folder, call.args.get("path"))
     if is_disk_full(home):
@@ -58,9 +60,10 @@ def taken(home: Home, folder: str, call: Call) -> OutFile:
         raise Refused(f"there is no file {rel[:200]!r} in {_said(root, home, folder)}") from None
     except (UnsafePath, UnicodeEncodeError) as e:
         raise Refused(f"it cannot be sent: {e}") from None
-    if not size:
+    held = leaks.inside(safefs.read_head(kept, copy, _LOOKED_AT))
+    if held or not size:
         safefs.remove_file(kept, copy)
-        raise Refused("the file is empty")
+        raise Refused("it holds a key of the host, which nobody may be sent" if held else "the file is empty")
     name = _name(call.args.get("name"), rel)
     kind, mime = kind_of(PurePosixPath(rel).name, head, size)
     if call.args.get("as_document") is True:

@@ -11,7 +11,7 @@ from nanoclaw.control import pending
 from nanoclaw.errors import Refused, UnsafePath
 from nanoclaw.groups import MAX_MEMORY, Home, owner_of
 from nanoclaw.models import Authority
-from nanoclaw.prompts import clean_name, excerpt, plain
+from nanoclaw.prompts import clean_name, excerpt, plain, unframed
 from nanoclaw.store import Tx, audit, search
 from nanoclaw.store.runs import Call
 from nanoclaw.store.search import Hit
@@ -127,7 +127,7 @@ def snippet(text: str, words: Sequence[str]) -> str:
     """What stands around the first of the words, on one line."""
     begin = max(_place(text, words) - _SNIPPET // 3, 0)
     piece = text[begin : begin + _SNIPPET]
-    return f"{'…' if begin else ''}{excerpt(piece, _SNIPPET)}{'…' if begin + _SNIPPET < len(text) else ''}"
+    return f"{'…' if begin else ''}{unframed(excerpt(piece, _SNIPPET))}{'…' if begin + _SNIPPET < len(text) else ''}"
 
 
 def _place(text: str, words: Sequence[str]) -> int:
@@ -172,7 +172,7 @@ def _numbered(lines: Sequence[str], begin: int, count: int) -> list[str]:
     page: list[str] = []
     room = _ANSWER
     for line in lines[begin - 1 : begin - 1 + count]:
-        text = plain(line[:_LINE]) + ("…" if len(line) > _LINE else "")
+        text = unframed(plain(line[:_LINE])) + ("…" if len(line) > _LINE else "")
         if (room := room - len(text) - 10) < 0:
             break
         page.append(f"{begin + len(page)}: {text}")

@@ -12,6 +12,7 @@ from nanoclaw.store.tasks import Task
 from nanoclaw.tools.desk import Asked
 
 _SHOWN = 300  # characters of a prompt in the list
+_MOST = 100  # tasks in one answer
 
 
 def schedule_task(tx: Tx, asked: Asked) -> str:
@@ -55,7 +56,9 @@ def update_task(tx: Tx, asked: Asked) -> str:
 def list_tasks(tx: Tx, asked: Asked) -> str:
     """The tasks of this chat; in the owner's turns in main those of all."""
     found = tasks.alive(tx, None if asked.commands_all else asked.group.id)
-    lines = [_line(tx, task, asked) for task in found]
+    lines = [_line(tx, task, asked) for task in found[:_MOST]]
+    if len(found) > _MOST:
+        lines.append(f"[{len(found) - _MOST} newer ones are left out: `nanoclaw tasks list` shows them]")
     return "\n".join(lines) or "Nothing is scheduled."
 
 

@@ -58,7 +58,9 @@ def say(screen: Console, found: Evidence, verdict: Verdict, counts: Counts) -> N
     for fault in verdict.faults:
         screen.print(f"{fault.promise}: {fault.story}\n", markup=False, soft_wrap=True)
     screen.print(f"{counts.by_point} of the kills at a fail point; {counts.troubles} other troubles")
-    screen.print(f"{len(found.firings)} firings of tasks; {verdict.failed} messages whose turn failed, which was told")
+    files = sum(row.kind == "file" and row.state == "sent" for row in found.outgoing)
+    done = f"{len(found.firings)} firings of tasks, {files} files sent"
+    screen.print(f"{done}; {verdict.failed} messages whose turn failed, which was told")
     if found.unreadable:
         screen.print(f"{len(found.unreadable)} texts that WhatsApp took could not be decrypted by every phone")
     screen.print(verdict.line(counts.kills), soft_wrap=True)

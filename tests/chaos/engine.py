@@ -70,6 +70,8 @@ def _calls(seen: Seen) -> list[object]:
 class EngineHouse(House):
     """A house whose agents live in containers."""
 
+    scripted = False
+
     def __init__(self, folder: Path, phones: Phones, env: dict[str, str], engine: DockerClient) -> None:
         super().__init__(folder, phones, env | {"CHAOS_SANDBOX": "engine"})
         self._engine = engine

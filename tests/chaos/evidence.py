@@ -80,12 +80,14 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Fired:
-    """A row of `firings`."""
+    """A row of `firings`, with its task's prompt."""
 
     task_id: int
     due: int
     state: str
     turn_id: str | None
+    error: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,9 @@ def rows(database: Path, said: tuple[Said, ...], delivered: tuple[Delivered, ...
             _table(tx, Turned, "SELECT * FROM turns ORDER BY rowid"),
             _table(tx, Spoken, f"SELECT * FROM outgoing WHERE {ours} ORDER BY id"),
             chats, names, frozenset(r["id"] for r in tx.execute(in_main)),
-            frozenset(r["id"] for r in tx.execute("SELECT id FROM tasks")),
-            _table(tx, Fired, "SELECT * FROM firings ORDER BY id"), living_runs=living, integrity=integrity, **more,
+            frozenset(r["id"] for r in tx.execute("SELECT id FROM tasks WHERE schedule LIKE '{\"once\"%'")),
+            _table(tx, Fired, "SELECT f.*, t.prompt FROM firings f JOIN tasks t ON t.id = f.task_id ORDER BY f.id"),
+            living_runs=living, integrity=integrity, **more,
         )  # fmt: skip
     tx.close()
     return found

@@ -5,19 +5,23 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from nanoclaw import app, control
 from nanoclaw.channels.control_sock import connect
+from nanoclaw.control import heartbeat
 from nanoclaw.errors import NanoClawError
-from nanoclaw.models import Group, Role, TriggerMode
-from nanoclaw.store import Store, Tx, chats
+from nanoclaw.models import By, Group, Role, TriggerMode
+from nanoclaw.store import Store, Tx, chats, tasks
+from tests.chaos import plan
 from tests.chaos.host import CLOCK, GONE, REGISTRY
 from tests.chaos.phones import Phones
 from tests.fakes import KEY, ROOT, ProcessSandbox
@@ -31,6 +35,8 @@ FAMILY, CLUB = "120363000000000001", "120363000000000002"
 
 class House:
     """What stays while hosts come and go."""
+
+    scripted = True  # its agents are a script: they have a file to send, and the family's a heartbeat
 
     def __init__(self, folder: Path, phones: Phones, env: dict[str, str]) -> None:
         self.folder = folder
@@ -144,6 +150,17 @@ class House:
         await self.phones.login()
         async with app.opened(Store(self.database)) as store:
             await store.write(_add_groups, self.people["ben"], app.now_ms())
+            if self.scripted:
+                for folder in plan.CHATS:
+                    (self.home / "groups" / folder).mkdir(parents=True, exist_ok=True)
+                    (self.home / "groups" / folder / plan.FILE).write_text("bread, milk")
+                (self.home / "groups/family" / heartbeat.FILE).write_text("- the oven")
+                await store.write(_add_heartbeat, app.now_ms())
+
+    def still(self) -> None:
+        """While no host lives: the heartbeat comes no more, so that an end can be seen."""
+        with contextlib.closing(sqlite3.connect(self.database)) as tx, tx:
+            tx.execute("UPDATE tasks SET state = 'paused' WHERE json_extract(options, '$.heartbeat')")
 
     async def poke(self) -> None:
         """Let the host look at its rows now: its clock was set."""
@@ -228,6 +245,13 @@ def _add_groups(tx: Tx, ben: Person, now: int) -> None:
     add(bens, "ben", TriggerMode.ALWAYS, False)
     add((f"{FAMILY}@g.us",), "family", TriggerMode.ALWAYS, True)
     add((f"{CLUB}@g.us",), "club", TriggerMode.WORD, True)
+
+
+def _add_heartbeat(tx: Tx, now: int) -> None:
+    group = chats.group_by_folder(tx, "family")
+    assert group is not None
+    task = heartbeat.turn_on(tx, group, "1m", "", "UTC", By("terminal"), now)
+    tasks.reword(tx, replace(task, prompt="!say a beat"))
 
 
 @asynccontextmanager

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from tests.chaos.evidence import Evidence, Heard, Spoken, Turned
+from nanoclaw.run.letters import ASLEEP
+from tests.chaos import plan
+from tests.chaos.evidence import Evidence, Fired, Heard, Spoken, Turned
 
 FEW = 8  # lives below which nothing is said of growth
 MORE_DESCRIPTORS = 8
 MORE_MEMORY = 1.25  # times
-_DEEDS = ("acted", "fired")  # how the texts begin that are no answer: of a tool, of a task
+_DEEDS = ("acted", "filed", "fired")  # how the texts begin that are no answer: of a tool, of a task
+_SAID = ("reply", "file")  # kinds of rows that an agent has made
 _NUMBER = re.compile(r"\bm(\d+)\b")
 _QUOTED = re.compile(r"<quoted-(\w+) .*?</quoted-\1>", re.DOTALL)  # what an echo repeats of earlier messages
 _FINAL = {"sent", "dead", "duplicate"}
 # The verdict that each kind is due. (Of an edit it depends on what its target has become.)
-_DUE = dict.fromkeys(("plain", "slow", "retry", "tool", "task"), "work") | {"command": "command", "aside": "context"}
+_WORK = ("plain", "slow", "retry", "tool", "file", "task", "gate")
+_DUE = dict.fromkeys(_WORK, "work") | {"command": "command", "aside": "context"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _given_up_in_silence(found: Evidence) -> Iterator[Fault]:
     for row in found.outgoing:
         if row.state != "dead" or row.chat_id in found.main:
             continue
-        if row.kind in ("reply", "command"):
+        if row.kind in (*_SAID, "command"):
             dead[row.chat_id].append(row)
         elif (turn := turns.get(row.turn_id)) and not any(text.startswith(f"[{turn.lane}:") for text in notices):
             yield Fault("given up in silence", _lines([turn, row]))
@@ -166,8 +170,24 @@ def _not_fired(found: Evidence) -> Iterator[Fault]:
         turn = turns.get(firing.turn_id or "")
         if turn is None or turn.state not in ("done", "failed", "stopped"):
             yield Fault("lost", f"a firing has no result: {firing} {turn}")
-        elif turn.state != "stopped" and not _told(found, turn.id):
+        elif firing.prompt.startswith(plan.ASLEEP):
+            yield from _not_asleep(found, firing, turn)
+        elif turn.state != "stopped" and not _told(found, turn.id) and not _failure_told(found, firing, turn):
             yield Fault("lost", f"nobody was told the result of a firing: {firing} {turn}")
+
+
+def _failure_told(found: Evidence, firing: Fired, turn: Turned) -> bool:
+    """What a task fails of is told once, whichever of its firings that was first."""
+    text = f"the scheduled task {firing.task_id} this time"
+    return turn.state == "failed" and any(o.kind == "notice" and text in o.payload for o in found.outgoing)
+
+
+def _not_asleep(found: Evidence, firing: Fired, turn: Turned) -> Iterator[Fault]:
+    """Its script asked for nobody: that is on record, and no agent says anything."""
+    if turn.state == "done" and firing.error != ASLEEP:
+        yield Fault("woken in vain", f"{firing} {turn}")
+    if any(o.turn_id == turn.id and o.kind == "reply" for o in found.outgoing):
+        yield Fault("woken in vain", _lines([firing, turn, *(o for o in found.outgoing if o.turn_id == turn.id)]))
 
 
 def _fired_twice(found: Evidence) -> Iterator[Fault]:
@@ -230,7 +250,7 @@ def _order_out(found: Evidence) -> Iterator[Fault]:
     by_chat: dict[int, list[tuple[int, Spoken]]] = defaultdict(list)
     for row in found.outgoing:
         key = row.chat_id, row.payload
-        if row.kind in ("reply", "notice") and often[key] == 1 and key in places:
+        if row.kind in (*_SAID, "notice") and often[key] == 1 and key in places:
             by_chat[row.chat_id].append((places[key], row))
     for rows in by_chat.values():
         for (first, one), (second, two) in pairwise(rows):
@@ -242,7 +262,7 @@ def _said_twice(found: Evidence) -> Iterator[Fault]:
     """No tool acts twice, and no message is answered twice: each number stands in one row of its kind."""
     seen: dict[tuple[str, int], list[Spoken]] = defaultdict(list)
     for row in found.outgoing:
-        if row.kind == "reply":
+        if row.kind in _SAID:
             for number in numbers(row.payload):
                 deed = next((word for word in _DEEDS if row.payload.startswith(word)), "answered")
                 seen[deed, number].append(row)

@@ -116,7 +116,7 @@ class Phones(FakeWhatsApp):
         while not self.sent.empty():
             sent = self.sent.get_nowait()
             self._seen.add(sent.id)
-            self.delivered.append(Delivered(sent.chat, sent.id, sent.text))
+            self.delivered.append(Delivered(sent.chat, sent.id, sent.text or sent.message.documentMessage.caption))
         while not self.reactions.empty():
             self._seen.add(self.reactions.get_nowait().id)
         self.heard.clear()

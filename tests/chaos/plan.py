@@ -10,13 +10,15 @@ CHATS = ("main", "ben", "family", "club")
 # Who writes where. The club's agent hears only what begins with its name.
 MEMBERS = {"main": ("mia",), "ben": ("ben",), "family": ("mia", "ben", "zoe"), "club": ("mia", "ben")}
 WORD = "@Andy "
+FILE = "note.txt"  # in every group's folder
+ASLEEP = "!say slept"  # how the prompt of a task begins whose script asks for nobody
 COMMANDS = ("/status", "/status", "/help", "/stop", "/new")
 
 # Named instants, with the number of hits after which the host dies there.
 POINTS = [
     *("hearing", "hearing:3", "heard", "heard:4", "claimed", "claimed:2", "given", "given:2", "letter", "letter:2"),
     *("letter:4", "container", "apply", "apply:3", "applied", "applied:3", "acted", "sending", "sending:3"),
-    *("sent", "sent:2", "sent:4"),
+    *("sent", "sent:2", "sent:4", "copied", "fired:2", "fired:4"),
     *(f"{side}-commit:{n}" for side in ("before", "after") for n in (2, 4, 6, 8, 11, 14, 18, 23, 29, 36)),
 ]
 TROUBLES = ("drop", "deaf", "refusing", "agent dies", "agents die", "engine gone", "clock", "no commit", "disk full")
@@ -26,7 +28,8 @@ TROUBLES = ("drop", "deaf", "refusing", "agent dies", "agents die", "engine gone
 class Saying:
     """One thing that somebody says.
 
-    plain, slow, retry (the model's API fails once), tool, task (to be done soon), aside, command, edit or delete.
+    plain, slow, retry (the model's API fails once), tool, file (the agent sends one), task (to be done soon), gate (the
+    same with a script that asks for the agent, or does not), aside, command, edit or delete.
     """
 
     number: int
@@ -51,11 +54,13 @@ class Life:
 def sayings(rng: random.Random, kinds: tuple[str, ...] = ()) -> Iterator[Saying]:
     """Without end. `kinds`: of these alone."""
     weights = {
-        "plain": 44,
+        "plain": 36,
         "slow": 12,
         "retry": 4,
-        "tool": 14,
-        "task": 6,
+        "tool": 12,
+        "file": 8,
+        "task": 16,
+        "gate": 10,
         "command": 8,
         "aside": 6,
         "edit": 7,
@@ -90,10 +95,18 @@ def _made(rng: random.Random, number: int, kind: str, chat: str, person: str, ea
     if kind == "aside":
         return Saying(number, "club", "ben", kind, f"by the way m{number}")
     text = f"{word}say m{number}"
+    wish: dict[str, object]
     if kind == "tool":
         text += f"\n!tool acted m{number}"
-    if kind == "task":
+    if kind == "file":
+        wish = {"path": FILE, "caption": f"filed m{number}"}
+        text += f"\n!call send_file {json.dumps(wish)}"
+    if kind in ("task", "gate"):
         wish = {"prompt": f"!say fired m{number}", "in_seconds": rng.randint(1, 4)}
+        if kind == "gate":
+            wakes = rng.random() < 0.5
+            verdict = json.dumps({"wake": wakes, "data": number})
+            wish |= {"script": f"echo '{verdict}'", "prompt": wish["prompt"] if wakes else f"{ASLEEP} m{number}"}
         text += f"\n!call schedule_task {json.dumps(wish)}"
     return Saying(number, chat, person, kind, text)
 

@@ -198,18 +198,19 @@ class Storm:
         self._slow.touch()
         self._ahead = 3 * _HOUR_MS  # every task is due by then, however the clock was set
         self._house.set_clock(self._ahead)
+        self._house.still()
         logins = self._phones.logins
         await self._house.start()  # the calm
         assert await self._house.ready(), self._house.last_words()
         await self._phones.logged_in(logins, LOGIN)
         begun = moved = time.monotonic()
-        before = None
+        before, jump = None, _JUMP_MS
         while (left := self._left()) and time.monotonic() - begun < CALM:
             if left != before:
-                before, moved = left, time.monotonic()
+                before, moved, jump = left, time.monotonic(), _JUMP_MS
             elif time.monotonic() - moved > _STUCK:
                 moved = time.monotonic()
-                self._ahead += _JUMP_MS
+                self._ahead, jump = self._ahead + jump, 2 * jump  # a group's tasks may wait for a quarter of an hour
                 self._house.set_clock(self._ahead)
                 await self._house.poke()
             await asyncio.sleep(0.1)

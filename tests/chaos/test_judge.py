@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nanoclaw import notices
 from tests.chaos.evidence import Delivered, Evidence, Fired, Heard, Said, Spoken, Turned
 from tests.chaos.judge import Verdict, judge
 
@@ -93,6 +94,7 @@ MAIN, MAINS = "9@lid", 9
 WORDS = "A text for the chat «Ben» on whatsapp could not be delivered and is given up: «no»."
 GIVEN_UP = spoken(3, WORDS, kind="notice", chat_id=MAINS, turn_id="")
 TOLD = Delivered(MAIN, "O3", WORDS)
+FAILED = notices.task_failed(1, spoke=False)
 
 FINE = {
     "context": replace(WELL, messages=(heard(1), heard(2), heard(3, verdict="context", state="open", turn_id=None))),
@@ -114,6 +116,12 @@ FINE = {
     ),
     "a firing and its result": replace(
         WELL, tasks=frozenset({1}), firings=(Fired(1, 5, "done", "t1"), Fired(1, 6, "skipped: overlap", None))
+    ),
+    "failed firings, told once": replace(
+        WELL, turns=(*WELL.turns, turned(3, state="failed"), turned(4, state="failed")),
+        firings=(Fired(1, 5, "failed", "t3"), Fired(1, 6, "failed", "t4")),
+        outgoing=(*WELL.outgoing, spoken(3, FAILED, turn_id="", kind="notice")),
+        delivered=(*WELL.delivered, read(3, FAILED)),
     ),
     "given up by /stop": replace(
         WELL, messages=(heard(1), heard(2, turn_id=None), command()),
@@ -200,6 +208,8 @@ def dead(row: Spoken, state: str = "done") -> Evidence:
         ("fired twice", replace(WELL, firings=(Fired(1, 5, "done", "t1"), Fired(1, 5, "done", "t2")))),
         ("fired twice", replace(AGAIN, firings=(Fired(1, 5, "done", "t1"),))),
         ("lost", replace(WELL, firings=(Fired(1, 5, "open", None),))),
+        ("lost", replace(WELL, turns=(*WELL.turns, turned(3, state="failed")), firings=(Fired(1, 5, "failed", "t3"),))),
+        ("woken in vain", replace(WELL, firings=(Fired(1, 5, "done", "t1", prompt="!say slept m1"),))),
         ("lost", replace(WELL, tasks=frozenset({1}), firings=(Fired(1, 5, "skipped: overlap", None),))),
         ("fired twice", also("fired m2", "fired m2")),
         ("lost", replace(WELL, firings=(Fired(1, 5, "failed", "t9"),))),

@@ -36,6 +36,8 @@ class MediaHost:
         self.blobs: dict[str, Blob] = {}
         self.asked: list[str] = []  # request lines
         self.taken: dict[str, int] = {}  # bytes handed out, by path
+        self.open_for_uploads = asyncio.Event()
+        self.open_for_uploads.set()
         self._ids = itertools.count(1)
 
     def put(self, data: bytes, kind: str = "Image", **lies: Any) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class MediaHost:
         self.asked.append(line)
         if method == "POST":
             headers = dict(entry.lower().split(": ", 1) for entry in head.splitlines() if ": " in entry)
+            await self.open_for_uploads.wait()
             path = self.put_blob(Blob(await reader.readexactly(int(headers["content-length"]))))
             told = f'{{"url":"https://mmg.whatsapp.net{path}","direct_path":"{path}"}}'
             blob = Blob(told.encode())

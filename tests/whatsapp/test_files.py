@@ -5,10 +5,12 @@ import contextlib
 import json
 import os
 import sys
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from neonize.exc import UploadError
 from neonize.proto.Neonize_pb2 import UploadResponse
 
 from nanoclaw import app, groups
-from nanoclaw.channels.whatsapp import outbound
+from nanoclaw.channels.whatsapp import client, outbound, uploads
+from nanoclaw.channels.whatsapp.client import Busy
 from nanoclaw.channels.whatsapp.uploads import upload
 from nanoclaw.errors import NotConnected, SendRefused
 from nanoclaw.models import OutFile, OutKind
@@ -80,6 +83,41 @@ async def test_a_lost_connection_is_no_refusal_of_the_file(tmp_path: Path) -> No
         await upload(session, tmp_path, file, cut)
 
 
+async def test_an_upload_that_takes_too_long_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any text that was not taken; a large file has more time, and what hangs in the library is said in the end."""
+    errors = deque([None, None, Busy("other files are still on their way")])
+
+    class Slow:
+        async def call(self, _: object) -> Any:
+            if (error := errors.popleft()) is not None:
+                raise error
+            await asyncio.Event().wait()
+
+    (tmp_path / "r-1").write_bytes(b"x")
+    monkeypatch.setattr(uploads, "_LIMIT", 0.01)
+    session: Any = Slow()
+    file = OutFile("a.png", "image", "image/png", 1, "r-1", "groups/family/a.png")
+    for why in ("took too long", "took too long", "others that took too long"):
+        with pytest.raises(SendRefused, match=why):
+            await upload(session, tmp_path, file, Counter())
+
+
+async def test_no_upload_takes_the_room_of_texts(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library never gives one up: two hang at most, and calls of other kinds go on beside them."""
+    hold = threading.Event()
+    monkeypatch.setattr(client, "_go", SimpleNamespace(UploadX=hold.wait, SendX=lambda: b"sent", Stop=lambda _: None))
+    one = client.Client(memory / "session.db", "uuid", (), lambda _: None)
+    try:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(one.UploadX(), 0.05)
+        with pytest.raises(Busy):
+            await one.UploadX()
+        assert await one.SendX() == b"sent"
+    finally:
+        hold.set()
+
+
 # --- the whole host, as a process of its own: there the library's uploads can be led here ---------
 
 
@@ -137,10 +175,16 @@ def qr_of(home: groups.Home) -> str:
 
 
 async def test_a_picture_of_an_agents_gets_to_the_phone(host: Living, whatsapp_alone: FakeWhatsApp) -> None:
-    """Asked for in "message yourself", made in the workspace, opened on the phone: the same bytes."""
+    """Asked for in "message yourself", made in the workspace, opened on the phone: the same bytes. While it is on its
+    way, commands are answered."""
     data = b"\x89PNG\r\n\x1a\n" + os.urandom(50_000)
     host.put("chart.png", data)
+    whatsapp_alone.host.open_for_uploads.clear()
     whatsapp_alone.type('!call send_file {"path": "chart.png", "caption": "the chart"}\n!report')
+    await eventually(lambda: any(line.startswith("POST") for line in whatsapp_alone.host.asked), PATIENCE)
+    whatsapp_alone.type("/help")
+    assert "/stop" in (await whatsapp_alone.next_sent(PATIENCE)).text
+    whatsapp_alone.host.open_for_uploads.set()
     picture = await whatsapp_alone.next_sent(PATIENCE)
     assert picture.chat == str(whatsapp_alone.owner.jid)
     assert picture.message.imageMessage.caption == "the chart"

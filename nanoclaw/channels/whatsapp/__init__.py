@@ -44,7 +44,7 @@ _COMES = "What was written in between should come now; what WhatsApp did not kee
 
 
 class WhatsApp:
-    """The channel: one consumer in, one sender out, and signs of life beside them."""
+    """The channel: one consumer in, one text at a time out, and uploads and signs of life beside them."""
 
     name = NAME
     pace = Pace(10, 30)

@@ -28,7 +28,7 @@ _QUIET = 0.2  # seconds without an event, after which the library has told all t
 _DRAIN = 2.0  # seconds at most until then
 _STOP = 2.0
 _CALLS = 5  # at a time: a send, a sign of life, a look at groups, and two to spare
-_DOWNLOADS = 2  # at a time: the library never gives one up, though whoever wanted it has
+_FILES = 2  # downloads at a time, and uploads: the library never gives one up, though whoever wanted it has
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Ended:
     """The session is dead: nothing more comes of this client."""
 
     error: str
+
+
+class Busy(NotConnected):
+    """As many files are on their way as may be, those that were given up among them."""
 
 
 def in_thread(func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
@@ -81,7 +85,7 @@ class Client:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(_CALLS)
-        self._room_for_files = asyncio.Semaphore(_DOWNLOADS)
+        self._room_for_files = {way: asyncio.Semaphore(_FILES) for way in ("Download", "Upload")}
         self._calls: set[asyncio.Future[Any]] = set()
         self._ended: asyncio.Future[Any] = self._loop.create_future()
         self._sign = asyncio.Event()  # the library has called back: its connect is past its maps
@@ -120,12 +124,13 @@ class Client:
         """What the library's wrapper calls: a function of Go's by its name."""
         if name == "Neonize":
             return self._live
-        room = self._room_for_files if name.startswith("Download") else self._room
-        return lambda *args: self._call(room, getattr(_go, name), *args)
+        files = next((room for way, room in self._room_for_files.items() if name.startswith(way)), None)
+        return lambda *args: self._call(files, getattr(_go, name), *args)
 
-    async def _call(self, room: asyncio.Semaphore, func: Callable[..., Any], *args: Any) -> Any:
-        if room is self._room_for_files and room.locked():
-            raise NotConnected("other files are still on their way")
+    async def _call(self, files: asyncio.Semaphore | None, func: Callable[..., Any], *args: Any) -> Any:
+        if files is not None and files.locked():
+            raise Busy("other files are still on their way")
+        room = files or self._room
         await room.acquire()
         if not self._open:
             room.release()

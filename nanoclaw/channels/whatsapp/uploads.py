@@ -8,6 +8,7 @@ from typing import Any
 from neonize.exc import UploadError
 
 from nanoclaw import safefs
+from nanoclaw.channels.whatsapp.client import Busy
 from nanoclaw.channels.whatsapp.files import TYPES
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.session import Session
@@ -15,9 +16,10 @@ from nanoclaw.errors import NotConnected, SendRefused, UnsafePath
 from nanoclaw.models import OutFile
 
 _LARGEST = 64 << 20  # bytes; the library takes each whole into memory
-_LIMIT = 120.0  # seconds
+_LIMIT = 120.0  # seconds that any file may take
+_SLOWEST = 64 << 10  # bytes a second: a large file may take longer
 _CUT = ("websocket", "disconnect", "reconnect", "timed out", "context")  # in errors that speak of the connection
-_MAX_CUT = 3  # times that it is the connection's fault: meanwhile nothing else is sent
+_MAX_CUT = 3  # times that it is the connection's fault: meanwhile no other file is sent
 
 
 async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str]) -> Any:
@@ -28,8 +30,10 @@ async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str])
     except (FileNotFoundError, UnsafePath):
         raise SendRefused("the copy of the file is gone") from None
     try:
-        async with asyncio.timeout(_LIMIT):
-            return await session.call(lambda api: api.upload(data, TYPES[file.kind]))
+        async with asyncio.timeout(max(_LIMIT, len(data) / _SLOWEST)):
+            up = await session.call(lambda api: api.upload(data, TYPES[file.kind]))
+    except Busy:  # each is a try, so that whoever waits hears of it in the end
+        raise SendRefused("the file cannot be taken to WhatsApp: others that took too long are not over") from None
     except TimeoutError:
         raise SendRefused("the file took too long to be taken to WhatsApp") from None
     except UploadError as e:
@@ -38,3 +42,5 @@ async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str])
             raise NotConnected("the connection was lost while the file was taken to WhatsApp") from None
         del cut[file.copy]
         raise SendRefused(f"the file could not be taken to WhatsApp: {scrub(str(e))}") from None
+    cut.pop(file.copy, None)
+    return up
