@@ -1,14 +1,16 @@
 """The wall as data: what is asked for, and that each missing piece is named."""
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanoclaw.sandbox import Bind, Spec
-from nanoclaw.sandbox.spec import Engine, create_body, engine_of, identity, shortfalls, violations
+from nanoclaw.sandbox import Bind, Spec, seccomp
+from nanoclaw.sandbox.spec import Engine, create_body, engine_of, identity, security_options, shortfalls, violations
 
 SPEC = Spec(
     run_id="0123",
@@ -26,7 +28,7 @@ SPEC = Spec(
 HOST: dict[str, Any] = {
     "NetworkMode": "none",
     "CapDrop": ["ALL"],
-    "SecurityOpt": ["no-new-privileges:true"],
+    "SecurityOpt": security_options(),
     "ReadonlyRootfs": True,
     "IpcMode": "private",
     "CgroupnsMode": "private",
@@ -80,6 +82,9 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda inspect: inspect["HostConfig"].__setitem__(key, value)
 
 
+# Our profile with one call more, as an engine of another mind might have it.
+WEAKER = {**seccomp.profile(), "syscalls": [*seccomp.profile()["syscalls"], {"names": ["ptrace"]}]}
+
 BROKEN: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("network", _set("NetworkMode", "bridge")),
     ("network", _set("NetworkMode", "")),
@@ -94,6 +99,10 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("profile is switched off", _set("SecurityOpt", ["no-new-privileges", "apparmor=unconfined"])),
     ("profile is switched off", _set("SecurityOpt", ["no-new-privileges", "label=disable"])),
     ("root is writable", _set("ReadonlyRootfs", False)),
+    ("not filtered as asked", _set("SecurityOpt", ["no-new-privileges"])),
+    ("not filtered as asked", _set("SecurityOpt", ["no-new-privileges", "seccomp=/etc/other.json"])),
+    ("not filtered as asked", _set("SecurityOpt", ["no-new-privileges", f"seccomp={json.dumps(WEAKER)}"])),
+    ("not filtered as asked", _set("SecurityOpt", [*security_options(), f"seccomp={json.dumps(WEAKER)}"])),
     ("namespace with the host", _set("PidMode", "host")),
     ("namespace with the host", _set("IpcMode", "host")),
     ("namespace with the host", _set("UTSMode", "host")),
@@ -118,6 +127,96 @@ def test_each_missing_piece_is_named(words: str, change: Callable[[dict[str, Any
     inspect = copy.deepcopy(_inspect())
     change(inspect)
     assert any(words in text for text in violations(inspect, SPEC, Engine()))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"seccomp={json.dumps(seccomp.profile(), indent=4, sort_keys=True)}",  # an engine that writes it out anew
+        seccomp.option(by_path=True),  # one that was given the file
+    ],
+)
+def test_the_same_filter_in_other_words_passes(written: str) -> None:
+    """What counts is what it says."""
+    inspect = _inspect()
+    inspect["HostConfig"]["SecurityOpt"] = ["no-new-privileges", written]
+    assert violations(inspect, SPEC, Engine()) == []
+
+
+PODMAN = Engine(podman=True)
+
+
+def _of_podman() -> dict[str, Any]:
+    """What Podman 4.3 says of a container that it made as asked."""
+    body = create_body(SPEC, install_id="i", engine=PODMAN)
+    host = body["HostConfig"]
+    tmpfs = {target: text.replace(",notmpcopyup", "") + ",rprivate" for target, text in host["Tmpfs"].items()}
+    dropped = "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID"
+    dropped += " SETPCAP SETUID SYS_CHROOT"
+    inspect = _inspect()
+    inspect["HostConfig"] |= {
+        "CapDrop": dropped.split(),
+        "CapAdd": [],
+        "SecurityOpt": ["no-new-privileges", *host["SecurityOpt"][1:]],
+        "Tmpfs": {**tmpfs, "/run": "rw,rprivate,nosuid,nodev,tmpcopyup", "/var/tmp": "rw,rprivate,nosuid,nodev"},
+        "IpcMode": "shareable",
+        "PidMode": "private",
+        "UTSMode": "private",
+        "CgroupnsMode": "",
+    }
+    return inspect
+
+
+def test_podman_has_words_of_its_own() -> None:
+    """It takes a profile as a file, and tells the same wall in another way; what is missing in it is named all the
+    same, and from another engine these words are no wall."""
+    assert engine_of({**INFO, "BuildahVersion": "1.28"}).podman
+    assert violations(_of_podman(), SPEC, PODMAN) == []
+    assert len(violations(_of_podman(), SPEC, Engine())) == 2
+    for change, words in (
+        (_set("CapDrop", ["CHOWN"]), "keeps capabilities"),
+        (_set("Tmpfs", {"/tmp": "rw"}), "writable folders in memory"),
+        (_set("SecurityOpt", ["no-new-privileges"]), "not filtered as asked"),
+    ):
+        inspect = _of_podman()
+        change(inspect)
+        assert [words in text for text in violations(inspect, SPEC, PODMAN)] == [True]
+    (_, option) = create_body(SPEC, install_id="i", engine=PODMAN)["HostConfig"]["SecurityOpt"]
+    assert json.loads(Path(option.removeprefix("seccomp=")).read_text("utf-8")) == seccomp.profile()
+
+
+# What no agent of ours may ask for, whatever the engine's own profile says.
+NEVER = """
+    ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp io_uring_setup io_uring_enter
+    io_uring_register userfaultfd bpf perf_event_open keyctl add_key request_key unshare setns clone3 mount umount2
+    pivot_root chroot fsopen fsconfig fsmount fspick open_tree move_mount mount_setattr open_by_handle_at
+    name_to_handle_at fanotify_init init_module finit_module delete_module kexec_load kexec_file_load reboot swapon
+    swapoff acct quotactl syslog sethostname setdomainname settimeofday clock_settime clock_adjtime adjtimex modify_ldt
+    ioperm iopl memfd_secret socketcall ipc lookup_dcookie vhangup nfsservctl uselib
+"""
+
+
+def test_what_the_filter_never_lets_through() -> None:
+    """It is an allowlist without these; sockets and namespaces are bound to their arguments."""
+    rules = seccomp.profile()["syscalls"]
+    allowed = {name for rule in rules for name in rule["names"] if rule["action"] == "SCMP_ACT_ALLOW"}
+    assert seccomp.profile()["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert allowed.isdisjoint(NEVER.split())
+    assert all(rule.get("args") for rule in rules if {"socket", "clone", "personality"} & {*rule["names"]})
+    assert {arch["architecture"] for arch in seccomp.profile()["archMap"]} == {"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"}
+    assert not any(arch["subArchitectures"] for arch in seccomp.profile()["archMap"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "well"), [("", "runc", True), ("runsc", "runsc", True), ("runsc", "runc", False)]
+)
+def test_the_runtime_is_the_one_asked_for(asked: str, made: str, well: bool) -> None:
+    """None asked for is the engine's choice."""
+    spec = replace(SPEC, runtime=asked)
+    assert create_body(spec, install_id="i")["HostConfig"].get("Runtime", "") == asked
+    inspect = _inspect()
+    inspect["HostConfig"]["Runtime"] = made
+    assert (violations(inspect, spec, Engine()) == []) is well
 
 
 @pytest.mark.parametrize(

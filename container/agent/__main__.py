@@ -1,6 +1,7 @@
 """The life of one agent: read Open, start the CLI, then import the SDK and take it over."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import sys
@@ -36,6 +37,8 @@ from agent.places import Places
 
 if TYPE_CHECKING:
     from agent.turns import Turns
+
+_SET_DUMPABLE = 4  # of prctl
 
 
 class Inbox:
@@ -90,7 +93,7 @@ async def live(places: Places, clock: Callable[[], float]) -> None:
 async def _connect(places: Places, opened: Open, outbox: OutboxWriter, model: int, egress: int) -> "Turns":
     """The CLI boots while the SDK is imported: 0.3 s each, at the same time."""
     prompt = system_prompt(places, os.environ.get("ASSISTANT_NAME", ""))
-    env = cli.environment(os.environ, places, model, egress) | cli.models(opened.model)
+    env = cli.environment(os.environ, places, model, egress) | cli.models(opened.model, opened.fallback_model)
     process = await cli.start(cli.command(places, opened, prompt), env, places)
     gc.disable()  # collecting among the many objects that the import makes would take a fifth of its time
     from agent import quick
@@ -141,7 +144,12 @@ def _hello(cli_version: str = "") -> Hello:
 
 def main() -> int:
     """Exit code: 0 after Close, 3 for a letter that cannot be taken, 4 without a host, 1 for the rest."""
+    if Places().probe.exists():
+        from agent import probe
+
+        return probe.main()
     code = 0
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)  # no shell of the agent's reads or writes our memory
     try:
         asyncio.run(live(Places(), time.monotonic))
     except* LetterError as e:

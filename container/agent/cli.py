@@ -62,7 +62,9 @@ def command(places: Places, opened: "Open", prompt: str) -> list[str]:
     argv = [str(places.cli), "--output-format", "stream-json", "--verbose", "--append-system-prompt", prompt]
     argv += ["--tools", ",".join(TOOLS)]
     argv += ["--max-turns", str(opened.max_turns)] if opened.max_turns else []
-    argv += ["--model", opened.model, "--permission-mode", "bypassPermissions"]
+    argv += ["--model", opened.model]
+    argv += ["--fallback-model", opened.fallback_model] if opened.fallback_model else []
+    argv += ["--permission-mode", "bypassPermissions"]
     argv += [f"--resume={opened.session}"] if opened.session else []
     argv += ["--settings", str(places.settings), "--mcp-config", json.dumps({"mcpServers": {"nanoclaw": SERVER}})]
     argv += ["--include-partial-messages", "--strict-mcp-config", "--setting-sources="]
@@ -83,11 +85,18 @@ def without_model(env: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in env.items() if not k.startswith(("ANTHROPIC_", "CLAUDE_"))}
 
 
-def models(model: str) -> dict[str, str]:
-    """What the families' names mean to agents beside the main one: the gateway lets through this chat's model and the
-    small one alone. A family's name as the chat's own model stays what the CLI takes it for."""
-    names = ("ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL")
-    return {} if model.partition("[")[0].isalpha() else dict.fromkeys(names, model)
+def models(model: str, fallback: str = "") -> dict[str, str]:
+    """What the families' names mean to agents beside the main one: the gateway lets through this chat's models and the
+    small one alone. A family's name as one of the chat's own models stays what the CLI takes it for."""
+    if _family(model):
+        return {}
+    return {f"ANTHROPIC_DEFAULT_{f.upper()}_MODEL": model for f in ("opus", "sonnet") if f != _family(fallback)}
+
+
+def _family(model: str) -> str:
+    """The family that a model is named by; "" for a model's own name."""
+    name = model.partition("[")[0].lower()
+    return name if name.isalpha() else ""
 
 
 def _proxied(port: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What is put behind Claude Code's own system prompt: the persona, and memory framed as data."""
 
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from agent.places import Places
 
 # The prompt travels as one argument of the CLI, which Linux limits to 128 KiB.
 MAX_MEMORY = 40 << 10
+_FORGED = re.compile(r"<(?=[\W_]{0,20}memory)", re.IGNORECASE)
 
 _FRAME = """\
 # Memory
@@ -33,8 +35,8 @@ def _framed(path: Path) -> str:
     except OSError as e:
         print(f"agent: {path} is left out: {e.strerror}", file=sys.stderr)
         return ""
-    # A closing tag inside the file would end the frame early.
-    text = text.replace("</memory", "<\\/memory").strip()
+    # A closing tag inside the file would end the frame early, and an opening one forge another.
+    text = _FORGED.sub("\u2039", text).strip()
     return f'<memory file="{path}">\n{text}\n</memory>' if text else ""
 
 

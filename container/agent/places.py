@@ -9,6 +9,7 @@ class Places:
     """Every path and port that the agent uses."""
 
     inbox: Path = Path("/run/nanoclaw/inbox")
+    probe: Path = Path("/run/nanoclaw/inbox/probe.json")
     outbox: Path = Path("/run/nanoclaw/out.ndjson")
     model_socket: Path = Path("/run/nanoclaw/sockets/model.sock")
     model_port: int = 8080

@@ -46,6 +46,7 @@ def options(places: Places, opened: Open, prompt: str, server: McpSdkServerConfi
         tools=list(cli.TOOLS),
         max_turns=opened.max_turns or None,
         model=opened.model,
+        fallback_model=opened.fallback_model or None,
         permission_mode="bypassPermissions",
         resume=opened.session or None,
         settings=str(places.settings),

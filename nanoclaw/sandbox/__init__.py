@@ -30,6 +30,7 @@ class Spec:
     memory_mb: int = 1536
     cpus: float = 2.0
     pids: int = 256
+    runtime: str = ""  # by the engine's name for it; "" = its default
 
 
 class Death(StrEnum):

@@ -13,7 +13,7 @@ from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.sandbox import Death, Exit, Found, Spec
 from nanoclaw.sandbox.engine import address_of, connect, explained, knock
 from nanoclaw.sandbox.hostpaths import HostPaths, discover, moved, unseen
-from nanoclaw.sandbox.spec import LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body, engine_of, violations
+from nanoclaw.sandbox.spec import ENDS, LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body, engine_of, violations
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 8  # one hears events, one may build the image, the others carry calls; a start takes 0.2 s of one
-_LOOK_AGAIN = 30.0  # seconds after which a container is looked at though no event came
+_LOOK_AGAIN = 10.0  # seconds after which a container is looked at though no event came
 _LOG_BYTES = 4096
 _KILLED = (128 + 9, 128 + 15)  # by SIGKILL; by SIGTERM, as an engine that is stopped does it
 
@@ -100,7 +100,7 @@ class DockerSandbox:
 
     async def found(self) -> list[Found]:
         """Every container with our install's label."""
-        return await self._call(_found, self._install)
+        return await self._call(found, self._install)
 
     async def stop(self) -> None:
         """End the threads. Containers live on: the next host adopts or removes them."""
@@ -157,7 +157,7 @@ class DockerSandbox:
         engine = self._engine or self._probe(client)
         self._paths = self._paths or discover(client)
         asked = self._paths.spec(spec)
-        container = _create(client, create_body(asked, install_id=self._install), spec, asked)
+        container = _create(client, create_body(asked, install_id=self._install, engine=engine), spec, asked)
         try:
             if wrong := violations(client.api.inspect_container(container), asked, engine):
                 raise SandboxError(f"the container would not be safe: {'; '.join(wrong)}")
@@ -198,7 +198,7 @@ def _end(client: "DockerClient", container: str) -> Exit | None:
         state = client.api.inspect_container(container)["State"]
         if state["Status"] in ("removing", "dead"):
             return Exit(Death.REMOVED, -1)
-        if state["Status"] != "exited":
+        if state["Status"] not in ("exited", "stopped"):  # the second is Podman's, until it has tidied up
             return None
         log = client.api.logs(container, tail=50)
     except NotFound:
@@ -230,7 +230,8 @@ def _remove(client: "DockerClient", container: str) -> None:
             raise
 
 
-def _found(client: "DockerClient", install_id: str) -> list[Found]:
+def found(client: "DockerClient", install_id: str) -> list[Found]:
+    """Every container with this label; blocks."""
     rows: list[dict[str, Any]] = client.api.containers(all=True, filters={"label": f"{LABEL_INSTALL}={install_id}"})
     return [
         Found(
@@ -246,7 +247,7 @@ def _found(client: "DockerClient", install_id: str) -> list[Found]:
 
 def _events(client: "DockerClient", install_id: str) -> Any:
     """The engine's stream of our containers' ends."""
-    wanted = {"type": "container", "event": ["die", "destroy"], "label": f"{LABEL_INSTALL}={install_id}"}
+    wanted = {"type": "container", "event": [*ENDS], "label": f"{LABEL_INSTALL}={install_id}"}
     return client.api.events(filters=wanted, decode=True)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30  # seconds for one answer; builds and pulls stream without one
 _DEFAULT = "/var/run/docker.sock"
+_GUARD = "unix:///guard/"  # where the engine-guard's socket is, in the host's own container
 
 
 def address_of(environ: Mapping[str, str], setting: str = "") -> str:
@@ -58,13 +59,18 @@ def explained(address: str) -> Iterator[None]:
     except ImageNotFound:
         raise SandboxError("the agent image is gone: run `nanoclaw image build`", Cause.IMAGE) from None
     except APIError as e:
-        raise _refusal(str(e.explanation or e)) from None
+        if e.status_code == 502:  # an engine-guard answers for one that does not
+            raise SandboxError(_line(e.explanation or e), Cause.ENGINE) from None
+        raise _refusal(_line(e.explanation or e)) from None
     except (DockerException, RequestException, HTTPError, OSError) as e:
         raise SandboxError(_advice(e, address), Cause.ENGINE) from None
 
 
-def _refusal(words: str) -> SandboxError:
-    sentence = " ".join(words.split())[:300]
+def _line(words: object) -> str:
+    return " ".join(str(words).split())[:300]
+
+
+def _refusal(sentence: str) -> SandboxError:
     if "no space left" in sentence:
         return SandboxError(f"the engine's disk is full: free some room ({sentence})", Cause.DISK)
     return SandboxError(f"the engine refused: {sentence}")
@@ -72,6 +78,8 @@ def _refusal(words: str) -> SandboxError:
 
 def _advice(e: Exception, address: str) -> str:
     causes = list(_chain(e))
+    if address.startswith(_GUARD):
+        return f"the engine-guard does not answer ({type(causes[-1]).__name__}): `docker compose up -d` starts it"
     if any(isinstance(c, PermissionError) for c in causes):
         return f"no permission to use {address}: `sudo usermod -aG docker $USER`, then log in again"
     if any(isinstance(c, TimeoutError) or "timed out" in str(c) for c in causes):

@@ -22,6 +22,7 @@ DEFAULT_BASE = "python:3.12-slim"  # the Dockerfile's default; a test compares t
 BUILD_LABEL = "nanoclaw.build"
 PROTOCOL_LABEL = "nanoclaw.protocol"
 STAGE_LABEL = "nanoclaw.stage=build"  # on what a builder leaves behind beside the image
+DOCKERFILE = "container/Dockerfile"
 _CA_FILE = "container/ca.crt"
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -50,7 +51,7 @@ def context_files(root: Path) -> dict[str, Path]:
         for p in (root / "container").rglob("*")
         if p.is_file() and "__pycache__" not in p.parts
     }
-    if "container/Dockerfile" not in found:
+    if DOCKERFILE not in found:
         raise SandboxError(f"{root / 'container'} has no Dockerfile; install NanoClaw again", Cause.IMAGE)
     kept = {name: path for name, path in found.items() if name not in _NOT_BUILT_FROM}
     return dict(sorted({**kept, "nanoclaw/mailbox.py": mailbox}.items()))
@@ -87,6 +88,12 @@ def context(root: Path, environ: Mapping[str, str]) -> io.BytesIO:
             tar.addfile(info, io.BytesIO(data))
     out.seek(0)
     return out
+
+
+def build_arguments(build: str, *, base: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The build's arguments: what it is built on, what it is made from, and the network's proxies."""
+    arguments = {"BASE_IMAGE": base, "NANOCLAW_BUILD": build, "NANOCLAW_PROTOCOL": str(PROTOCOL)}
+    return arguments | {key: environ[key] for key in _PROXY_VARIABLES if environ.get(key)}
 
 
 # --- the image ---------------------------------------------------------------------------------
@@ -155,13 +162,11 @@ def _forget(client: docker.DockerClient, replaced: str | None) -> None:
 def _build(
     client: docker.DockerClient, root: Path, build: str, *, base: str, environ: Mapping[str, str], progress: Progress
 ) -> str:
-    arguments = {"BASE_IMAGE": base, "NANOCLAW_BUILD": build, "NANOCLAW_PROTOCOL": str(PROTOCOL)}
-    arguments |= {key: environ[key] for key in _PROXY_VARIABLES if key in environ}
     output = client.api.build(
         fileobj=context(root, environ),
         custom_context=True,
-        dockerfile="container/Dockerfile",
-        buildargs=arguments,
+        dockerfile=DOCKERFILE,
+        buildargs=build_arguments(build, base=base, environ=environ),
         rm=True,
         forcerm=True,
         decode=True,
