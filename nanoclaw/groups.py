@@ -25,6 +25,7 @@ MAIN = "main"  # the main group's folder
 MEMORY_FILE = "CLAUDE.md"
 OUTGOING = "outgoing"  # copies of files to be sent, in what the host keeps for a group
 MAX_MEMORY = 256 << 10  # bytes of one CLAUDE.md that count
+MAX_TRANSCRIPT = 256 << 20  # bytes of a session that is resumed: the CLI reads it whole, into a container's memory
 QUOTA = 2 << 30  # bytes on the disk that a group's writable trees may take
 FREE_FLOOR = 1 << 30  # bytes that must be free, so that the store can still commit
 MAX_SOCKET_PATH = 107  # bytes; the kernel's limit for the name of a unix socket
@@ -125,7 +126,7 @@ def open_home(path: Path, run_dir: Path | None = None) -> Home:
     with _explained(path):
         root = path.resolve()
         home = Home(root, run_dir.resolve() if run_dir else root / "run")
-        _check_lengths(home)
+        check_lengths(home)
         _claim(root, _OURS.__contains__)
         for name in ("groups", "kept", "state", "runs", "logs", "backups"):
             _folder(root / name, 0o700)
@@ -138,7 +139,8 @@ def open_home(path: Path, run_dir: Path | None = None) -> Home:
     return home
 
 
-def _check_lengths(home: Home) -> None:
+def check_lengths(home: Home) -> None:
+    """Sockets can stand where this home has them. Raises HomeError."""
     if len(os.fsencode(home.sockets("0" * 8) / "egress.sock")) > MAX_SOCKET_PATH:
         raise HomeError(f"{home.run_dir} is too long a path for sockets: set run_dir to a short one, as /run/nanoclaw")
     if len(os.fsencode(home.control_sock)) > MAX_SOCKET_PATH:
@@ -226,6 +228,23 @@ def set_aside_session(home: Home, lane: str, session: str) -> None:
     """Keep a session's transcript under a name by which it is not resumed. Raises UnsafePath, FileNotFoundError."""
     transcript = f"{_TRANSCRIPTS}/{session}.jsonl"
     safefs.rename_file(home.state_dir(lane) / "projects", transcript, f"{session}.refused")
+
+
+def check_session(home: Home, lane: str, session: str, aside: str) -> str:
+    """What is no transcript that can be resumed (a pipe would be waited for, a huge file fill the memory) gets the name
+    `aside`, so that the agent begins a new session; why, "" where all is well. Raises UnsafePath."""
+    projects = home.state_dir(lane) / "projects"
+    try:
+        safefs.check_file(projects, f"{_TRANSCRIPTS}/{session}.jsonl", MAX_TRANSCRIPT)
+    except FileNotFoundError:
+        return ""
+    except UnsafePath as e:
+        try:
+            safefs.set_aside(projects, f"{_TRANSCRIPTS}/{session}.jsonl", aside)
+        except UnsafePath:  # the folder itself is none
+            safefs.set_aside(projects, _TRANSCRIPTS, aside)
+        return str(e)
+    return ""
 
 
 def binds(home: Home, group: Group, lane: str, run_id: str, sockets: str, skills: Path) -> tuple[Bind, ...]:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import ctypes
 import json
-import math
 import os
 import stat
 from dataclasses import MISSING, dataclass, field, fields
@@ -50,6 +49,7 @@ class Open:
     model: str
     session: str = ""  # "" starts afresh
     max_turns: int = 0  # model rounds within one turn; 0 = the CLI's own limit
+    fallback_model: str = ""  # asked while the model is overloaded; "" = none
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,14 @@ def _no_constant(name: str) -> float:
     raise LetterError(f"{name} is no number")
 
 
+_MOST = 1e9  # of a price: a few of them added up must still be a number that can be written
+
 # Annotations are strings here (PEP 563), which makes a table of checks simpler than a type inspector.
 _CHECKS: dict[str, Any] = {
     "str": lambda v: isinstance(v, str),
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 53,
-    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v >= 0,
+    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= _MOST,
     "tuple[str, ...]": lambda v: isinstance(v, list) and len(v) <= 50 and all(isinstance(x, str) for x in v),
     "dict[str, Any]": lambda v: isinstance(v, dict),
 }
@@ -252,11 +254,7 @@ def _value(f: Any, body: dict[str, Any]) -> Any:
             raise LetterError(f"{f.name} is missing")
         return f.default if f.default is not MISSING else f.default_factory()
     value = body[f.name]
-    try:
-        fits = _CHECKS[f.type](value)
-    except OverflowError:  # an integer too large for a float
-        fits = False
-    if not fits:
+    if not _CHECKS[f.type](value):
         raise LetterError(f"{f.name} is not of type {f.type}")
     if f.type == "float":
         return float(value)

@@ -1,14 +1,17 @@
 """The only way the host touches what an agent can write: below a directory handle, and never through a link.
 
 An agent may put a link, a pipe, a device of another name or a folder of a million levels wherever it
-writes, and may swap it while we look. So each component is opened relative to the handle before it and
-refuses links, only regular files are read, and every walk has its bounds.
+writes, and may swap it while we look. So the kernel resolves a path in one step that cannot leave the tree
+(openat2), or each component is opened relative to the handle before it and refuses links; only regular files
+are read, and every walk has its bounds.
 """
 
 import contextlib
+import ctypes
 import itertools
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ MAX_DEPTH = 64  # folders below each other; node_modules at its worst has about 
 MAX_ENTRIES = 500_000  # of one walk: about 3 s on a slow disk
 MAX_SECONDS = 20.0  # of one walk
 _PIECE = 1 << 20  # bytes that are copied at a time
+_SHOWN = 300  # characters of a path in an error: who asks for one of a megabyte gets no megabyte back
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,6 +33,39 @@ _HANDLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_OPENAT2 = 437  # on every kind of machine
+_BENEATH = 0x08 | 0x04 | 0x02  # RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+
+
+class _How(ctypes.Structure):
+    """The kernel's struct open_how."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+def _open_beneath(folder: int, path: str) -> int:
+    """The handle of a folder below another one, resolved in one step. Raises OSError."""
+    how = _How(flags=_HANDLE, mode=0, resolve=_BENEATH)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    fd: int = _LIBC.syscall(ctypes.c_long(_OPENAT2), ctypes.c_int(folder), os.fsencode(path), ctypes.byref(how), size)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
+
+
+def _knows_openat2() -> bool:
+    """Not every kernel does (5.6), and an engine's filter may hide it from a host that sits in a container."""
+    if sys.platform != "linux":
+        return False
+    try:
+        top = os.open("/", _HANDLE)
+        with _closing(top):
+            os.close(_open_beneath(top, "."))
+    except OSError:
+        return False
+    return True
 
 
 def read_file(root: Path, rel: str, limit: int) -> bytes:
@@ -53,6 +90,15 @@ def changed_at(root: Path, rel: str) -> int:
             return max(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns // 1_000_000, 0)
     except (FileNotFoundError, UnsafePath):
         return 0
+
+
+def check_file(root: Path, rel: str, limit: int) -> None:
+    """Raises UnsafePath for what is no regular file of at most `limit` bytes, FileNotFoundError for nothing."""
+    with _parent(root, rel) as (folder, name), _refusing(rel):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        _regular(found, rel)
+        if found.st_size > limit:
+            raise UnsafePath(f"{rel} is larger than {limit >> 20} MiB")
 
 
 def write_file(root: Path, rel: str, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
@@ -339,12 +385,12 @@ def _parent(root: Path, rel: str) -> Iterator[tuple[int, str]]:
     """The handle of the folder that holds `rel`, and the last component."""
     parts = rel.split("/")
     if len(parts) > MAX_DEPTH or any(p in ("", ".", "..") or "\0" in p for p in parts):
-        raise UnsafePath(f"{rel!r} is no plain relative path")
+        raise UnsafePath(f"{rel[:_SHOWN]!r} is no plain relative path")
     with contextlib.ExitStack() as stack, _refusing(rel):
         folder = os.open(root, _HANDLE)
         stack.callback(os.close, folder)
-        for part in parts[:-1]:
-            folder = os.open(part, _HANDLE, dir_fd=folder)
+        for way in ["/".join(parts[:-1])] if AT_ONCE and len(parts) > 1 else parts[:-1]:
+            folder = _open_beneath(folder, way) if AT_ONCE else os.open(way, _HANDLE, dir_fd=folder)
             stack.callback(os.close, folder)
         yield folder, parts[-1]
 
@@ -380,9 +426,9 @@ def _refusing(what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as e:
-        raise UnsafePath(f"{what}: {e.strerror or e}") from None
+        raise UnsafePath(f"{what[:_SHOWN]}: {e.strerror or e}") from None
     except ValueError:  # a name that no file can have: half a character, say
-        raise UnsafePath(f"{what!a} cannot be a name") from None
+        raise UnsafePath(f"{what[:_SHOWN]!a} cannot be a name") from None
 
 
 @contextlib.contextmanager
@@ -398,3 +444,6 @@ def _open_regular(folder: int, name: str, rel: str) -> Iterator[BinaryIO]:
 def _regular(found: os.stat_result, rel: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UnsafePath(f"{rel} is not a regular file")
+
+
+AT_ONCE = _knows_openat2()  # whether a path is resolved in one step; else component by component

@@ -118,7 +118,8 @@ class Agent:
                 if not self.hangs and letter.turn in {p.turn for p in self.prompts}:
                     self.stop.set()
             case Answer():
-                self.answers[letter.request].set_result(letter)
+                if (waiting := self.answers.get(letter.request)) is not None:  # else a test has asked in our name
+                    waiting.set_result(letter)
             case Close():
                 os._exit(0)
 
@@ -240,6 +241,10 @@ class Agent:
         path, _, text = rest.partition(" ")
         Path(path).write_text(text.replace("\\n", "\n"))
 
+    async def do_from(self, path: str) -> None:
+        for line in Path(path).read_text().splitlines():
+            await self.line(line)
+
     def do_report(self, _: str) -> None:
         self.parts.append("tools: " + " | ".join(self.told))
 
@@ -299,7 +304,7 @@ class Agent:
         self.parts.append(f"pid {os.getpid()}")
 
     def do_model(self, _: str) -> None:
-        self.parts.append(f"model {self.opened.model}")
+        self.parts.append(f"model {self.opened.model} {self.opened.fallback_model}".rstrip())
 
     def do_raw(self, line: str) -> None:
         self.raw(line.replace("TURN", self.prompts[0].turn).encode() + b"\n")

@@ -1,13 +1,14 @@
 """An agent that writes more than anybody reads: it is ended, and no other group waits for it."""
 
 import asyncio
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from nanoclaw.mailbox import Alive, Event, Reply, Request, encode
+from nanoclaw.mailbox import Alive, Event, OutboxReader, Reply, Request, encode
 from nanoclaw.run import listener
 from nanoclaw.run.letters import MAX_BAD, MAX_WAITING
 from nanoclaw.tools import chat
@@ -172,3 +173,41 @@ async def test_a_long_reply_is_one_text(folder: Path) -> None:
         assert out.startswith("begin")
         assert out.endswith(" end")
         assert "y" not in out
+
+
+STORM = "import os, sys, time; fd = os.open(sys.argv[1], os.O_RDWR); print(flush=True)\nwhile True: os.ftruncate(fd, 0)"
+
+
+async def test_a_storm_of_changes_without_a_letter_costs_little(folder: Path) -> None:
+    """The file is changed again and again and holds nothing: the host looks now and then, not each time."""
+    async with hosting(folder) as host:
+        await host.group("bad")
+        await host.group("good")
+        await busy(host, "bad")
+        (run,) = await host.rows("SELECT id FROM runs")
+        out = host.config.home / "runs" / run["id"] / "out.ndjson"
+        size = out.stat().st_size
+        storm = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", STORM.replace("fd, 0", f"fd, {size}"), out, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert storm.stdout is not None
+            await storm.stdout.readline()
+            looks, read = 0, OutboxReader.read
+
+            def counted(reader: OutboxReader) -> list[bytes]:
+                nonlocal looks
+                looks += 1
+                return read(reader)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(OutboxReader, "read", counted)
+                began = time.monotonic()
+                await host.channel.say("good", "hello")
+                await host.channel.until(lambda: host.channel.to("good"))
+                await asyncio.sleep(max(0, began + 0.5 - time.monotonic()))
+                assert looks < 500 * (time.monotonic() - began)  # thousands, if it looked each time
+        finally:
+            storm.kill()
+            await storm.wait()
+            (folder / "bad-go").touch()

@@ -12,6 +12,8 @@ from nanoclaw import groups
 from nanoclaw.errors import Cause, HomeError, Refused, SandboxError, UnsafePath
 from nanoclaw.groups import Home, binds, check_room, make_group, make_run, open_home, read_memory, remove_run
 from nanoclaw.models import Group
+from nanoclaw.sandbox import Spec
+from nanoclaw.sandbox.spec import create_body
 
 UID, GID = (10001, 10001) if os.getuid() == 0 else (os.getuid(), os.getgid())
 
@@ -189,6 +191,25 @@ def test_no_agent_can_write_on_the_way_to_a_mount(home: Home, tmp_path: Path) ->
         assert not writable & set(bind.source.parents)
         ours = [p for p in bind.source.parents if home.root in (p, *p.parents)]
         assert all(p.stat().st_uid == os.getuid() and not _mode(p) & 0o022 for p in ours)
+
+
+def test_no_mount_point_lies_where_an_agent_writes(home: Home, tmp_path: Path) -> None:
+    """The engine makes what is missing on the way to a mount point, as root: so each one lies in the image or in a
+    folder in memory that no process has seen yet, never in what a run of before could write; and each source is there
+    before the engine is asked."""
+    make_group(home, "kitchen", UID, GID)
+    make_run(home, "run1", "kitchen", "00c0ffee", UID, GID)
+    (tmp_path / "skills").mkdir()
+    own = binds(home, Group(1, "kitchen", "k"), "kitchen", "run1", "00c0ffee", tmp_path / "skills")
+    body = create_body(Spec("run1", "kitchen", "image", UID, GID, own), install_id="x")["HostConfig"]
+    targets = [Path(mount["Target"]) for mount in body["Mounts"]]
+    writable = {Path(mount["Target"]) for mount in body["Mounts"] if not mount["ReadOnly"]}
+    fresh = {Path(path) for path in body["Tmpfs"]}
+    assert len(writable) == 3
+    for target in (*targets, *fresh):
+        assert not writable & set(target.parents)
+    assert {t for t in targets if fresh & set(t.parents)} == {Path("/home/agent/.claude/projects")}
+    assert all(Path(mount["Source"]).exists() for mount in body["Mounts"])
 
 
 def test_only_what_an_agent_may_change_is_writable(home: Home) -> None:

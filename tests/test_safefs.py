@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import pytest
 
 from nanoclaw import safefs
 from nanoclaw.errors import UnsafePath
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["openat2", "by component"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds in both ways; a kernel without openat2 has the second alone."""
+    if request.param and not safefs.AT_ONCE:
+        pytest.skip("this kernel does not know openat2")
+    monkeypatch.setattr(safefs, "AT_ONCE", request.param)
 
 
 @pytest.fixture
@@ -242,3 +251,52 @@ def test_whatever_stands_there_is_set_aside(tree: Path) -> None:
     (tree / "full/of").mkdir(parents=True)
     safefs.set_aside(tree, "full", "c")
     assert (tree / "c/of").is_dir()
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_would_be_opened_is_looked_at_first(tree: Path, what: str) -> None:
+    """A plain file of the right size passes, all else is refused, nothing is opened; what is missing is missing."""
+    safefs.check_file(tree, "sub/note.md", 100)
+    with pytest.raises(FileNotFoundError):
+        safefs.check_file(tree, "sub/none.md", 100)
+    HOSTILE[what](tree / "sub/x")
+    with pytest.raises(UnsafePath, match="sub/x"):
+        safefs.check_file(tree, "sub/x", 100)
+
+
+def test_a_folder_that_is_swapped_while_it_is_looked_at(tree: Path) -> None:
+    """Now a folder, now a link to one of the host's: what is read is the agent's own, or nothing."""
+    (tree.parent / "host").mkdir()
+    (tree.parent / "host/note.md").write_text("the host's")
+    (tree / "way").mkdir()
+    (tree / "way/note.md").write_text("hello")
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            (tree / "way").rename(tree / "aside")
+            (tree / "way").symlink_to(tree.parent / "host")
+            (tree / "way").unlink()
+            (tree / "aside").rename(tree / "way")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    read = refused = 0
+    try:
+        while (read + refused < 500 or not refused) and read < 100_000:
+            try:
+                assert safefs.read_file(tree, "way/note.md", 100) == b"hello"
+                read += 1
+            except (UnsafePath, FileNotFoundError):
+                refused += 1
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_an_error_shows_no_more_of_a_path_than_people_read(tree: Path) -> None:
+    """Who asks for a path of a megabyte gets no megabyte back."""
+    for rel in ("x" * 1_000_000, "x/" * 500_000 + "x", "../" + "x" * 1_000_000):
+        with pytest.raises(UnsafePath) as e:
+            safefs.read_file(tree, rel, 100)
+        assert len(str(e.value)) < 1000

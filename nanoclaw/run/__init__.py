@@ -74,11 +74,11 @@ def decoded(line: bytes) -> ToHost | None:
         return None
 
 
-def begin(tx: Tx, row: RunRow, model: str, turn: Turn, now: int) -> RunRow:
+def begin(tx: Tx, row: RunRow, model: str, turn: Turn, now: int, fallback: str = "") -> RunRow:
     """A starting run of the lane's session, with its first turn."""
     session = turns.session(tx, row.lane)
     row = replace(row, session=session)
-    runs.insert(tx, row, model)
+    runs.insert(tx, row, model, fallback)
     _given(tx, row.id, turn, now)
     return row
 

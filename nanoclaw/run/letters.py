@@ -1,8 +1,10 @@
 """What an agent's letters, and the end of its run, do to the rows: each batch is one transaction."""
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from loguru import logger
 
@@ -59,11 +61,11 @@ class Effects:
     succeeded: bool = False  # a turn was answered: what was parked may go on
 
 
-def ready(batch: Sequence[ToHost], parts: Parts) -> list[ToHost | Ready]:
-    """The letters to be applied, each reply in words. Pure; it may take a second."""
+def ready(batch: Sequence[ToHost], parts: Parts, clean: Callable[[str], str] = str) -> list[ToHost | Ready]:
+    """The letters to be applied, each reply in words; `clean` takes out what nobody may say. It may take a second."""
     done: list[ToHost | Ready] = []
     room = _REPLIES
-    for letter in _joined(batch):
+    for letter in (_cleaned(x, clean) for x in _joined(batch)):
         if isinstance(letter, Reply) and (room := room - 1) >= 0:
             done.append(Ready(letter.turns, spoken(letter.text, parts)))
         else:
@@ -91,6 +93,38 @@ def apply(tx: Tx, run_id: str, batch: Sequence[ToHost | Ready], offset: int, now
             _done(tx, run_id, letter, now, effects, over_budget)
     runs.set_offset(tx, run_id, offset)
     return effects
+
+
+def _cleaned(letter: ToHost, clean: Callable[[str], str]) -> ToHost:
+    """The same with every text in it looked through."""
+    if isinstance(letter, Reply):
+        return replace(letter, text=clean(letter.text))
+    if isinstance(letter, Woken):
+        return replace(letter, data=clean(letter.data))
+    if isinstance(letter, TurnDone):
+        return replace(letter, error=clean(letter.error))
+    if isinstance(letter, Request):
+        return replace(letter, tool=clean(letter.tool), args=_clean_args(letter.args, clean))
+    return letter
+
+
+def _clean_args(args: dict[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
+    """Nothing is left of them where it is spread over several, or too deep to be looked for: no tool does anything."""
+    try:
+        if (text := json.dumps(args, ensure_ascii=False)) == clean(text):
+            return args
+        args = {key: _clean_value(value, clean) for key, value in args.items()}
+        return args if (text := json.dumps(args, ensure_ascii=False)) == clean(text) else {}
+    except RecursionError:
+        return {}
+
+
+def _clean_value(value: Any, clean: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_clean_value(inner, clean) for inner in value]
+    return {key: _clean_value(inner, clean) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def _joined(batch: Sequence[ToHost]) -> list[ToHost]:

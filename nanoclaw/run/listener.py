@@ -19,8 +19,11 @@ from nanoclaw.mailbox import (
     OutboxReader,
     ProtocolMismatch,
     Reply,
+    Request,
     ToHost,
+    TurnDone,
     Watch,
+    Woken,
     decode_to_host,
 )
 from nanoclaw.meter import DayMeter, Spawn
@@ -34,7 +37,19 @@ from nanoclaw.tools.words import SHORT
 
 _PARTS = 4  # reads by which a batch may grow, so that a long reply is one text
 _SLICE = 200  # lines after which the loop may do something else: a flood of one agent is nobody else's
+_LULL = 0.005  # seconds after a look that found nothing: an agent can change its file without a byte, endlessly
+_PIECE = 8000  # characters of a piece that is shown; an honest agent sends 2,000
 _SHOWN = {x.value: x for x in Show}
+
+
+def _length(letter: ToHost) -> int:
+    """How much there is to look through in a letter, about; what cannot be said quickly is much."""
+    if isinstance(letter, Reply):
+        return len(letter.text)
+    if isinstance(letter, Request):
+        plain = all(isinstance(value, str | int | float | None) for value in letter.args.values())
+        return sum(len(x) for x in letter.args.values() if isinstance(x, str)) if plain else SHORT + 1
+    return len(letter.error) if isinstance(letter, TurnDone) else len(letter.data) if isinstance(letter, Woken) else 0
 
 
 class Hands(Protocol):
@@ -70,6 +85,7 @@ class Listener:
         clock: Callable[[], int],
         spawn: Spawn,
         hands: Hands,
+        clean: Callable[[str], str],
     ) -> None:
         self._store = store
         self._meter = meter
@@ -79,6 +95,7 @@ class Listener:
         self._clock = clock
         self._spawn = spawn
         self._hands = hands
+        self._clean = clean
 
     async def follow(self, run: Run, watch: Watch) -> None:
         """Take letters until the container is gone, and then what it said last."""
@@ -90,6 +107,7 @@ class Listener:
                     continue
                 if gone:
                     return
+                await asyncio.sleep(_LULL)
                 await watch.wait()
         except OutboxAbuse as e:
             await self._hands.kill(run, Cause.POLICY, str(e))
@@ -172,7 +190,7 @@ class Listener:
             run.last_sign = asyncio.get_running_loop().time()
             turn = next((t for t in run.turns if t.id == letter.turn), None)
             if turn is not None and letter.what in _SHOWN:
-                await self.tell(run, turn, _SHOWN[letter.what], letter.text)
+                await self.tell(run, turn, _SHOWN[letter.what], self._clean(letter.text[:_PIECE]))
         else:
             durable.append(letter)
 
@@ -200,9 +218,9 @@ class Listener:
             self._hands.on_success()
 
     async def _ready(self, batch: list[ToHost]) -> list[ToHost | Ready]:
-        if sum(len(x.text) for x in batch if isinstance(x, Reply)) <= SHORT:
-            return letters.ready(batch, self._outbox.parts)
-        return await asyncio.to_thread(letters.ready, batch, self._outbox.parts)
+        if sum(map(_length, batch)) <= SHORT:
+            return letters.ready(batch, self._outbox.parts, self._clean)
+        return await asyncio.to_thread(letters.ready, batch, self._outbox.parts, self._clean)
 
     async def _ended(self, run: Run, ids: list[str], again: dict[str, str]) -> None:
         """None of the named turns is given any more. No pause before the list is right: others read it."""

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from loguru import logger
 
@@ -17,8 +16,8 @@ from nanoclaw.errors import Cause, SandboxError, StoreError, UnsafePath
 from nanoclaw.gateway import Gateway
 from nanoclaw.groups import (
     Home,
-    binds,
     check_room,
+    check_session,
     make_group,
     make_run,
     read_memory,
@@ -31,7 +30,7 @@ from nanoclaw.mailbox import HOST_EVERY, HOST_FILE, OutboxAbuse, OutboxReader, W
 from nanoclaw.meter import DayMeter, Spawn
 from nanoclaw.models import Chat, Group, Progress, RunRow, RunState, Show, Turn, is_of_task
 from nanoclaw.outbox import Outbox
-from nanoclaw.run import Run, RunGone, begin, give, letters, obituary
+from nanoclaw.run import Run, RunGone, begin, give, letters, obituary, outfit
 from nanoclaw.run.extras import Extras
 from nanoclaw.run.listener import Listener
 from nanoclaw.sandbox import Bind, Death, Exit, Found, Sandbox, Spec
@@ -51,11 +50,11 @@ class Settings:
     """What the runner needs to know of the configuration."""
 
     config: Callable[[], Config]
-    skills: Path
     identity: Callable[[], tuple[int, int]]  # uid and gid inside; who owns what the agents write
     env: Callable[[], dict[str, str]]  # what the container is told of the outside: the placeholder, the zone
     new_id: Callable[[], str]  # 8 hex digits
     engine: Callable[[], str] = str  # its address: no agent may reach what listens there
+    clean: Callable[[str], str] = str  # a text of an agent's without what nobody may say
 
 
 class Runner:
@@ -92,8 +91,9 @@ class Runner:
         self._strays: dict[str, Found] = {}  # those that no run knows, by container
         self._sweeping = asyncio.Lock()
         self._listener = Listener(
-            store=store, meter=meter, tools=tools, outbox=outbox, show=show, clock=clock, spawn=spawn, hands=self
-        )
+            store=store, meter=meter, tools=tools, outbox=outbox, show=show, clock=clock, spawn=spawn, hands=self,
+            clean=settings.clean,
+        )  # fmt: skip
         self.runs: dict[str, Run] = {}
         # The dispatcher's ears: a lane can go on; a run is over; a turn was answered.
         self.on_free: Callable[[str], None] = lambda lane: None
@@ -107,6 +107,7 @@ class Runner:
         made_of = {
             "image": self._image,
             "model": group.model or self._settings.config().model,
+            "runtime": self._settings.config().runtime,
             "env": self._settings.env(),
             "group": asdict(group),
             "mounts": self._extras.fingerprint(group),
@@ -139,7 +140,9 @@ class Runner:
             undo.callback(remove_run, self._home, row.id, row.sockets)
             make_run(self._home, row.id, row.lane, row.sockets, *user)
             reader = undo.enter_context(closing(OutboxReader(self._home.outbox(row.id))))
-            row = await self._store.write(begin, row, group.model or self._settings.config().model, turn, self._clock())
+            model = group.model or self._settings.config().model
+            row = await self._store.write(begin, row, model, turn, self._clock(), group.fallback_model)
+            self._look_at_session(row)
             undo.pop_all()
         failpoints.hit("given")
         run = self._new_run(row, group, reader, [turn])
@@ -147,6 +150,17 @@ class Runner:
         self._spawn(self._life(run), f"run {row.id}")
         logger.info("Opened run {} for lane {}", row.id, row.lane)
         return run
+
+    def _look_at_session(self, row: RunRow) -> None:
+        """Its agent may have put anything in the transcript's place: the lane begins anew then, and goes on."""
+        if not row.session:
+            return
+        try:
+            why = check_session(self._home, row.lane, row.session, f"{row.id}.refused")
+        except (UnsafePath, FileNotFoundError) as e:  # the CLI meets it in its own sandbox
+            why = str(e)
+        if why:
+            logger.warning("The session of lane {} is not resumed: {}", row.lane, why)
 
     async def _alone(self, lane: str, *, everywhere: bool) -> None:
         """A session is open in one container: what an earlier life left of this lane goes first.
@@ -318,24 +332,16 @@ class Runner:
         return end
 
     def _spec(self, run: Run, image: str, extra: tuple[Bind, ...]) -> Spec:
-        limits = run.group.limits
-        row = run.row
-        uid, gid = self._settings.identity()
-        return Spec(
-            run_id=row.id,
-            lane=row.lane,
+        return outfit.spec(
+            self._home,
+            run.group,
+            run.row,
             image=image,
-            uid=uid,
-            gid=gid,
-            binds=binds(self._home, run.group, row.lane, row.id, row.sockets, self._settings.skills) + extra,
-            env=self._env(run.group),
-            memory_mb=limits.memory_mb,
-            cpus=limits.cpus,
-            pids=limits.pids,
+            runtime=self._settings.config().runtime,
+            user=self._settings.identity(),
+            env=self._settings.env(),
+            extra=extra,
         )
-
-    def _env(self, group: Group) -> dict[str, str]:
-        return {**self._settings.env(), **({"TZ": group.zone} if group.zone else {})}
 
     async def _death(self, run: Run) -> Exit:
         while True:
@@ -438,7 +444,8 @@ class Runner:
     async def _bury(self, run: Run, end: Exit) -> None:
         run.closing = True
         run.started.set()
-        cause, detail = run.end or (Cause.SANDBOX, obituary(end, run.group.limits.memory_mb))
+        cause, told = run.end or (Cause.SANDBOX, obituary(end, run.group.limits.memory_mb))
+        detail = self._settings.clean(told)
         ids = await self._store.insist(letters.end_run, run.row.id, cause, detail, self._clock())
         logger.info("Run {} ended: {} ({})", run.row.id, cause, detail)
         try:
