@@ -1,7 +1,7 @@
 """What the channels tell the host: messages, who we are there, names, troubles -> rows, and who is woken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loguru import logger
 
@@ -24,18 +24,24 @@ class Ears:
     wake_outbox: Callable[[], None]
     act: Callable[[str, Answered], None]  # what a command left to do in the living process
     house: Callable[[], House] = House  # what commands need to know of it
+    clean: Callable[[str], str] = str  # a text without what nobody may say, so that it is not even stored
 
     async def hear(self, *messages: Incoming) -> None:
         """Store the messages with the router's verdicts, in one transaction. Raises StoreError: then none is stored."""
         if not messages:
             return
         late_ms = int(self.config().late_after * 1000)
-        for heard in await self.store.write(router.hear_all, messages, self.clock(), late_ms, self.house()):
+        clean = tuple(map(self._cleaned, messages))
+        for heard in await self.store.write(router.hear_all, clean, self.clock(), late_ms, self.house()):
             failpoints.hit("heard")
             try:
                 self._follow(heard)
             except Exception as e:  # it is stored, and what was stored with it goes on
                 logger.error("What follows from a message could not be done: {}", type(e).__name__)
+
+    def _cleaned(self, m: Incoming) -> Incoming:
+        media = tuple(replace(file, name=self.clean(file.name)) for file in m.media)
+        return replace(m, text=self.clean(m.text), quoted_text=self.clean(m.quoted_text), media=media)
 
     def _follow(self, heard: router.Heard) -> None:
         """What the rows make the living process do."""

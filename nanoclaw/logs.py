@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from nanoclaw.config.leak import removed
 from nanoclaw.errors import HomeError
+from nanoclaw.hints import typed
 from nanoclaw.prompts import plain
 
 if TYPE_CHECKING:
@@ -58,13 +60,13 @@ def _expire(paths: list[str]) -> None:
 
 def _patch(record: "Record", secrets: Callable[[], Iterable[str]]) -> None:
     """Make the record's whole text here, traceback too, so that no secret and no forged line gets past."""
-    text = plain(record["message"]).replace("\n", " ⏎ ")
+    text = typed(plain(record["message"])).replace("\n", " ⏎ ")
     if fault := record["exception"]:
         told = "".join(traceback.format_exception(fault.type, fault.value, fault.traceback))
         text += "".join(f"\n    {plain(line)}" for line in told.splitlines())
         record["exception"] = None
     for secret in secrets():
-        text = text.replace(secret, "[secret]") if secret else text
+        text = removed(text.replace(secret, "[secret]"), secret) if secret else text
     record["message"] = text
     bound = [f"{key}={record['extra'][key]}" for key in BOUND if record["extra"].get(key)]
     record["extra"]["bound"] = f"[{' '.join(bound)}] " if bound else ""

@@ -229,7 +229,8 @@ class ModelServer:
             return _error(items[0].code, items[0].message, items[0].retry_after)
         message = self._message(seen, items)
         if not seen.body.get("stream"):
-            return web.json_response(_whole(message, items, self._ids), headers={"request-id": message["id"]})
+            whole = _whole(message, items, self._ids, seen.body["max_tokens"])
+            return web.json_response(whole, headers={"request-id": message["id"]})
         return await self._stream(request, seen, message, items)
 
     def _unauthorized(self, seen: Seen) -> str:
@@ -295,7 +296,7 @@ class ModelServer:
                 return response
             elif not isinstance(item, Status):
                 await _block(send, next(index), item, self._ids)
-        usage = message["usage"] | {"output_tokens": _output(items)}
+        usage = message["usage"] | {"output_tokens": min(_output(items), seen.body["max_tokens"])}
         await send("message_delta", delta={"stop_reason": _stop(items), "stop_sequence": None}, usage=usage)
         await send("message_stop")
         await response.write_eof()
@@ -376,9 +377,9 @@ def _content(item: Text | Thinking | ToolUse | Raw, ids: "count[int]") -> Json:
     return dict(item.block)
 
 
-def _whole(message: Json, items: tuple[Item, ...], ids: "count[int]") -> Json:
+def _whole(message: Json, items: tuple[Item, ...], ids: "count[int]", most: int) -> Json:
     content = [_content(i, ids) for i in items if isinstance(i, Text | Thinking | ToolUse | Raw)]
-    usage = message["usage"] | {"output_tokens": _output(items)}
+    usage = message["usage"] | {"output_tokens": min(_output(items), most)}
     return message | {"content": content, "stop_reason": _stop(items), "usage": usage}
 
 

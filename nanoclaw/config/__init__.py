@@ -1,6 +1,6 @@
 """The settings: frozen, strict, from nanoclaw.toml and the environment; and the credential."""
 
-from nanoclaw.config.credential import SECRETS_FILE, read_credential
+from nanoclaw.config.credential import SECRETS_FILE, known_secrets, read_credential
 from nanoclaw.config.reading import SETTINGS_FILE, home_of, load
 from nanoclaw.config.schema import DEFAULT_MODEL, Config, Current
 
@@ -11,6 +11,7 @@ __all__ = [
     "Config",
     "Current",
     "home_of",
+    "known_secrets",
     "load",
     "read_credential",
 ]

@@ -27,7 +27,7 @@ class Config(BaseModel):
 
     home: Annotated[Path, Restart()] = Field(description="the folder of everything; NANOCLAW_HOME alone says it")
     name: str = Field("Andy", min_length=1, max_length=40, description="what the assistant is called")
-    model: str = Field(DEFAULT_MODEL, min_length=1, description="the Claude model of groups that name none")
+    model: str = Field(DEFAULT_MODEL, pattern=r"^\S+$", description="the Claude model of groups that name none")
     zone: str = Field("UTC", description="the time zone, as in Europe/Berlin")
     max_runs: int = Field(5, ge=1, le=100, description="containers that may live at once")
     idle_timeout: float = Field(900, ge=1, description="seconds that a container without work is kept")
@@ -42,6 +42,11 @@ class Config(BaseModel):
     )
     base_url: str = Field("https://api.anthropic.com", description="the model's API, or one that speaks like it")
     engine: AtStart = Field("", description="the engine's address; empty = DOCKER_HOST or the usual socket")
+    runtime: AtStart = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+        description="the engine's runtime, as runsc; empty = its default",
+    )
     image: AtStart = Field("nanoclaw-agent", description="the agent image's name")
     base_image: AtStart = Field("", description="what the agent image is built on; empty = the Dockerfile's")
     run_dir: Annotated[Path | None, Restart()] = Field(None, description="folder of the sockets; empty = home/run")

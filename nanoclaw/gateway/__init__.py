@@ -59,6 +59,7 @@ class Border(Protocol):
 
 
 BYTES_PER_TOKEN = 4  # of a request's text
+FEWEST_BYTES = 3  # of a token, as far as a limit depends on the guess
 PIECE = 16 << 10  # bytes of a request's text between two marks
 
 
@@ -74,11 +75,15 @@ class Ask:
     unmarked: int = 0  # bytes behind the last mark
     hour: bool = False  # it asks the provider to keep the prompt for an hour, which is dearer
 
-    def begins_with(self, marks: tuple[bytes, ...]) -> int:
-        """The tokens that it has in common with the request of these marks."""
+    def besides(self, marks: tuple[bytes, ...], tokens: int) -> tuple[int, int]:
+        """The tokens that it has in common with a request of these marks, which took so many; and those besides, rather
+        too many than too few."""
         same = sum(1 for one, other in zip(self.marks, marks, strict=False) if one == other)
-        new = ((len(self.marks) - same) * PIECE + self.unmarked) // BYTES_PER_TOKEN
-        return max(0, self.input - new) if same else 0
+        if not same:
+            return 0, self.input * BYTES_PER_TOKEN // FEWEST_BYTES
+        common = tokens if same == len(marks) else min(tokens, same * PIECE // BYTES_PER_TOKEN)
+        new = ((len(self.marks) - same) * PIECE + self.unmarked) // FEWEST_BYTES
+        return common, max(new, self.input - common)
 
 
 class Meter(Protocol):

@@ -18,6 +18,7 @@ from loguru import logger
 
 from nanoclaw.errors import GatewayError, Refused
 from nanoclaw.gateway import Credential, CredentialKind, Meter
+from nanoclaw.gateway.answer import Watcher, error_of, passing
 from nanoclaw.gateway.asked import MAX_REPEATS, Asked, look
 from nanoclaw.gateway.request import betas, limited, parsed, word
 from nanoclaw.gateway.usage import UsageTap
@@ -35,10 +36,6 @@ _THREAD_FROM = 256 << 10  # bytes of a body that may take 5 ms to parse and writ
 _MAX_PATH = 107  # bytes of a unix socket's path
 _MESSAGES = "/v1/messages"
 _PATHS = frozenset({_MESSAGES, "/v1/messages/count_tokens"})
-_BACK = frozenset({"content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"})
-_BACK_PREFIX = (
-    "anthropic-ratelimit-"  # at 429 alone, when the CLI says by them how long to wait: they tell of all chats
-)
 MAX_FREE = 60  # MiB begun of requests in a minute that cost no tokens, counted or refused: reading them holds the host
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)  # nobody was asked
 _TYPES = {
@@ -246,8 +243,10 @@ class ModelGateway:
                 bill.counts = answer.status == 200
                 if answer.status == 401:  # the CLI would ask five times; 403 says that no retry mends it
                     raise _Denied(403, "The model's API refused the credential.")
+                if answer.status != 200:
+                    return await error_of(answer, credential.secret)
                 bill.tap = UsageTap(asked.ask, sse=answer.content_type == "text/event-stream")
-                return await _relay(request, answer, back, bill.tap)
+                return await _relay(request, answer, back, bill.tap, credential.secret)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             bill.counts = bill.counts and not isinstance(e, _UNSENT)
             if not back.prepared:
@@ -303,15 +302,15 @@ def _headers(request: web.Request, credential: Credential) -> dict[str, str]:
 
 
 async def _relay(
-    request: web.Request, answer: aiohttp.ClientResponse, back: web.StreamResponse, tap: UsageTap
+    request: web.Request, answer: aiohttp.ClientResponse, back: web.StreamResponse, tap: UsageTap, secret: str
 ) -> web.StreamResponse:
-    back.set_status(answer.status)
-    for name, value in answer.headers.items():
-        if name.lower() in _BACK or (answer.status == 429 and name.lower().startswith(_BACK_PREFIX)):
-            back.headers[name] = value
+    back.headers.update(passing(answer, secret))
     await back.prepare(request)
+    watcher = Watcher(secret)
     async for chunk in answer.content.iter_any():
         tap.feed(chunk)
+        if watcher.holds(chunk):
+            raise aiohttp.ClientPayloadError("the answer holds the credential")
         await back.write(chunk)
     await back.write_eof()
     return back

@@ -14,7 +14,8 @@ from nanoclaw.config import Config
 from nanoclaw.errors import Refused
 from nanoclaw.gateway import Ask
 from nanoclaw.meter.prices import DOLLAR, Prices, dollars, table
-from nanoclaw.models import Usage
+from nanoclaw.meter.standin import StandIns
+from nanoclaw.models import Group, Usage
 from nanoclaw.schedule import midnight
 from nanoclaw.store import Store, chats, ledger, spending
 
@@ -36,7 +37,7 @@ class _Open:
     folder: str
     is_main: bool
     tokens: int  # its group's own limit of a day, or 0
-    models: frozenset[str]  # that it may ask, or their families (opus)
+    own: tuple[str, str]  # its model, and the one that answers while that is overloaded ("": none); or a family (opus)
     turn: str = ""  # the last one
     kept: "deque[_Kept]" = field(default_factory=partial(deque, maxlen=8))  # of the main agent and those beside it
 
@@ -58,7 +59,7 @@ class _Held:
     run: _Open  # it may end before its request does
     turn: str
     cost: int
-    marks: tuple[bytes, ...]
+    ask: Ask
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,22 @@ class DayMeter:
         self._numbers = count(1)
         self._counted = self._stored = 0  # requests, in memory and in the store
         self._reading = asyncio.Lock()
+        self.stand_ins = StandIns()
 
     async def open(self, run_id: str, group_id: int, tokens: int = 0) -> None:
         """Before the run's first request: what was used comes from the store. `tokens`: the group's own daily limit."""
+        self._runs[run_id] = await self._opened(await self._store.read(chats.group, group_id), tokens)
+
+    async def _opened(self, group: Group, tokens: int) -> _Open:
         async with self._reading:
-            if group_id not in self._tokens:
+            if group.id not in self._tokens:
                 await self._read()
-        group = await self._store.read(chats.group, group_id)
-        models = frozenset({group.model or self._config().model, group.fallback_model, SMALL} - {""})
-        self._runs[run_id] = _Open(group_id, group.folder, group.is_main, tokens, models)
+        own = (group.model or self._config().model, group.fallback_model)
+        return _Open(group.id, group.folder, group.is_main, tokens, own)
+
+    async def admits(self, group: Group) -> bool:
+        """Whether a run of this group could ask now."""
+        return not self._over(await self._opened(group, group.limits.tokens_per_day))
 
     async def renew(self) -> None:
         """The zone is another one: so days begin at other times, and what counts of them comes from the store."""
@@ -141,8 +149,10 @@ class DayMeter:
     def refusal(self, run_id: str) -> str:
         """Why this run may not ask now, in one sentence; "" when it may. A turn's own limit is no reason: the next
         one may."""
-        if (run := self._runs.get(run_id)) is None:
-            return "this run has ended"
+        run = self._runs.get(run_id)
+        return "this run has ended" if run is None else self._over(run)
+
+    def _over(self, run: _Open) -> str:
         cap = run.tokens or self._config().tokens_per_day
         if cap and _since(self._tokens[run.group_id], self._midnight()) >= cap:
             return f"the daily limit of {cap:,} tokens is used up; it starts again at midnight"
@@ -154,7 +164,7 @@ class DayMeter:
         output = self.affords(run_id, ask)
         run, number = self._runs[run_id], next(self._numbers)
         cost = self._prompt_cost(run, ask) + output * self._output_price(ask)
-        self._held[number] = _Held(run_id, run, run.turn, cost, ask.marks)
+        self._held[number] = _Held(run_id, run, run.turn, cost, ask)
         return number
 
     def affords(self, run_id: str, ask: Ask) -> int:
@@ -163,7 +173,7 @@ class DayMeter:
         if why := self.refusal(run_id):
             raise Refused(why)
         run = self._runs[run_id]
-        if not any(_is_model(ask.model, allowed, self._prices) for allowed in run.models):
+        if not any(_is_model(ask.model, allowed, self._prices) for allowed in (*run.own, SMALL) if allowed):
             raise Refused("this chat's agent may not use that model; its owner can choose another one for it")
         run.turn = self._turn_of(run_id) or run.turn  # between turns it still works at its last one
         prompt, price, output = self._prompt_cost(run, ask), self._output_price(ask), ask.output
@@ -177,9 +187,11 @@ class DayMeter:
     def settle(self, held: int, usage: Usage | None) -> None:
         """Give back what was held, and count what was used."""
         one = self._held.pop(held)
+        run, answered = one.run, usage is not None
+        self.stand_ins.settled(run.group_id, run.folder, run.own, one.ask, self._clock(), answered=answered)
         if usage is not None:
             prompt = usage.input + usage.cache_read + usage.cache_write
-            one.run.kept.append(_Kept(one.marks, prompt, self._clock()))
+            one.run.kept.append(_Kept(one.ask.marks, prompt, self._clock()))
             self._count(one.run_id, one.run, usage, one.turn)
 
     def record(self, run_id: str, usage: Usage, turn: str = "") -> None:
@@ -234,14 +246,15 @@ class DayMeter:
         return _since(self._months.get(is_main, Counter()), self._first()), held
 
     def _prompt_cost(self, run: _Open, ask: Ask) -> int:
-        """What its prompt will probably cost: the part that stood in an earlier one was kept by the provider."""
+        """What its prompt costs at most, but for rare text: of what stood in an earlier one, which the provider has
+        kept, the tokens are known; what is new is guessed too long."""
         if (model := self._prices.of(ask.model)) is None:
             return 0
         price = model.at(ask.input)
         recent = (one for one in run.kept if self._clock() - one.at < _CACHED)
-        kept = max((min(one.tokens, ask.begins_with(one.marks)) for one in recent), default=0)
+        common = [ask.besides((), 0), *(ask.besides(one.marks, one.tokens) for one in recent)]
         write = price.write_1h if ask.hour else price.write_5m
-        return kept * price.read + (ask.input - kept) * write
+        return min(kept * price.read + new * write for kept, new in common)
 
     def _output_price(self, ask: Ask) -> int:
         """Of one token; 0 when nobody knows."""
