@@ -18,7 +18,12 @@ usage() {
   ./nanoclaw.sh setup               API key or token, WhatsApp number, daily limit, time zone
   ./nanoclaw.sh pair                link WhatsApp; by a code to type: pair --phone +49...
   ./nanoclaw.sh logout              unlink it
-  ./nanoclaw.sh run                 serve until stopped
+  ./nanoclaw.sh up                  set up what is missing, then serve in the background
+  ./nanoclaw.sh stop                end it in order
+  ./nanoclaw.sh logs -f             what happens
+  ./nanoclaw.sh upgrade             to the newest version, or back to this one if that does not work
+  ./nanoclaw.sh uninstall           unlink, stop and remove it; --purge: its home too
+  ./nanoclaw.sh run                 serve here until stopped
   ./nanoclaw.sh demo                see it work first: no account, no key
   ./nanoclaw.sh test                lint, types and all tests, those against the engine included
   ./nanoclaw.sh test -k mailbox     some tests (the rest of the line is pytest's)
@@ -197,6 +202,36 @@ base_answers() {
   docker pull --quiet "$base" >/dev/null 2>&1
 }
 
+# --- docker compose, for the tests of the deployment ---
+
+compose_plugin=$venv/docker/cli-plugins/docker-compose
+
+ensure_compose() {
+  if docker compose version >/dev/null 2>&1 || [[ -x $compose_plugin ]]; then return; fi
+  say "Fetching docker compose for the tests ..."
+  fetch_compose ||
+    say "docker compose (2.24 or newer) is missing and could not be fetched: install docker-compose-plugin; its tests will fail"
+}
+
+fetch_compose() ( # into the venv alone; Debian 12 has only version 1, but the next release's runs there too
+  have apt-get && have dpkg-deb || return 1
+  scratch=$(mktemp -d)
+  # shellcheck disable=SC2064 # the folder's name is meant as it is now
+  trap "rm -rf '$scratch'" EXIT
+  mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$(dirname -- "$compose_plugin")"
+  cd "$scratch"
+  # shellcheck disable=SC2016 # the words in it are apt's
+  mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk '$2 !~ /-/ { print $1; exit }')
+  printf 'deb %s trixie main\n' "$mirror" >sources
+  own=(-o "Dir::Etc::SourceList=$scratch/sources" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$scratch/lists"
+    -o "Dir::Cache=$scratch/cache" -o "APT::Sandbox::User=$(id -un)")
+  apt-get -qq download docker-compose-v2 2>/dev/null ||
+    { apt-get "${own[@]}" -qq update && apt-get "${own[@]}" -qq download docker-compose; } >&2 || return 1
+  dpkg-deb -x ./*.deb unpacked
+  found=$(find unpacked -path '*/cli-plugins/docker-compose' -type f)
+  [[ -n $found ]] && install -m 755 "$found" "$compose_plugin"
+)
+
 # --- commands ---
 
 prepare() { # prepare host|dev
@@ -215,15 +250,57 @@ ensure_settings() {
   first_time=1
 }
 
+ready_to_serve() { # everything that a host needs; asked before what takes long
+  prepare host
+  ensure_settings
+  any_image || ensure_image
+}
+
+stop_host() {
+  local code=0
+  [[ -x $venv/bin/nanoclaw ]] || die "nothing is installed here, so nothing runs"
+  "$venv/bin/nanoclaw" status >/dev/null 2>&1 || code=$?
+  if ((code == 3)); then
+    say "It does not run."
+  else
+    "$venv/bin/nanoclaw" stop
+  fi
+}
+
+uninstall() { # uninstall [--purge]: what it made, then the packages; the clone itself is its owner's
+  local home=${NANOCLAW_HOME:-$HOME/.nanoclaw}
+  if [[ -x $venv/bin/nanoclaw ]]; then
+    "$venv/bin/nanoclaw" uninstall "$@"
+    case " $* " in *" --help "* | *" -h "*) return ;; esac
+    rm -rf -- "$venv"
+    say "The packages in $venv are removed. What is left is this folder: $here"
+    return
+  fi
+  [[ ! -d $venv ]] || rm -rf -- "$venv"
+  say "Nothing is installed here."
+  [[ ! -d $home ]] || say "The home $home is there: delete it, or run ./nanoclaw.sh setup and then this again."
+}
+
 run_tests() {
+  have git || apt_install "The tests need git" git
   prepare dev
   ensure_image
+  ensure_compose
   cd "$here"
   if (($#)); then exec "$venv/bin/python" -m pytest "$@"; fi
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy"
-  exec "$venv/bin/python" -m pytest -n 2
+  # Most of a test's time is waiting for a disk, so one process more than there are cores.
+  "$venv/bin/python" -m pytest -n "$(($(nproc) + 1))" || try_again
+}
+
+try_again() { # a machine that stalls breaks limits that hold elsewhere: a few that failed get one more chance, alone
+  local failed
+  failed=$("$venv/bin/python" -c 'import json; print(len(json.load(open(".pytest_cache/v/cache/lastfailed"))))') || return 1
+  if ((failed > 5)); then die "$failed tests failed"; fi
+  say "$failed failed: once more, one by one. What passes now is still worth a look."
+  "$venv/bin/python" -m pytest -n 0 --last-failed --last-failed-no-failures none
 }
 
 make_locks() {
@@ -258,7 +335,7 @@ main() {
     esac
     shift
     # Behind these words everything is the command's own.
-    case $command in '' | test | bench | chaos | demo | lock) ;; *) break ;; esac
+    case $command in '' | up | test | bench | chaos | demo | lock) ;; *) break ;; esac
   done
   case $command in
     -h | --help | help) usage ;;
@@ -283,12 +360,19 @@ main() {
       exec "$venv/bin/python" -m tests.demo "$@"
       ;;
     '')
-      prepare host
-      ensure_settings # asked before what takes long
-      any_image || ensure_image
+      ready_to_serve
       if [[ ${first_time-} && ! $yes && -t 0 ]]; then "$venv/bin/nanoclaw" setup link hello group reminder; fi
       exec "$venv/bin/nanoclaw" chat
       ;;
+    up)
+      case ${1-} in -h | --help) ;; *) ready_to_serve ;; esac
+      exec "$venv/bin/nanoclaw" up ${yes:+--yes} "$@"
+      ;;
+    stop)
+      if (($#)); then exec "$venv/bin/nanoclaw" stop "$@"; fi
+      stop_host
+      ;;
+    uninstall) uninstall "$@" ;;
     chat | run | pair)
       prepare host
       any_image || ensure_image

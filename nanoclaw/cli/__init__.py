@@ -12,10 +12,12 @@ from nanoclaw.cli import (
     backup,
     chat,
     config,
+    doctor,
     groups,
     heartbeat,
     image,
     log,
+    logs,
     memory,
     mounts,
     network,
@@ -23,12 +25,16 @@ from nanoclaw.cli import (
     pending,
     people,
     run,
+    service,
     setup,
     status,
     tasks,
+    uninstall,
+    upgrade,
     usage,
 )
 from nanoclaw.errors import NanoClawError
+from nanoclaw.hints import typed
 
 # \b keeps the lines as they are.
 _HELP = """An assistant that answers with Claude Code in a locked-down container.
@@ -39,9 +45,10 @@ Examples:
   nanoclaw chat                     talk to the assistant here
   nanoclaw chat -m "What is new?"   one message, one reply
   nanoclaw pair                     link WhatsApp
-  nanoclaw run                      serve until stopped
+  nanoclaw run                      serve until stopped; `up` does so in the background
   nanoclaw groups chats             the chats that it saw; `groups add` serves one
   nanoclaw status                   how it is doing
+  nanoclaw doctor                   what is wrong, and the command that mends it
   nanoclaw backup FILE              everything worth keeping, in one file
 
 Settings: ~/.nanoclaw/nanoclaw.toml (NANOCLAW_HOME names another folder).
@@ -73,14 +80,20 @@ def _root(
 app.command("chat")(chat.chat)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.command("usage")(usage.usage)
 app.command("stop")(run.stop)
+app.command("up")(service.up)
+app.command("logs")(logs.logs)
 app.command("setup")(setup.setup)
 app.command("pair")(pair.pair)
 app.command("logout")(pair.logout)
 app.command("log")(log.log)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.command("uninstall")(uninstall.uninstall)
+app.command("upgrade")(upgrade.upgrade)
+app.command("self-check", hidden=True)(upgrade.self_check)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(heartbeat.app, name="heartbeat")
 app.add_typer(pending.app, name="pending")
@@ -90,6 +103,7 @@ app.add_typer(mounts.app, name="mounts")
 app.add_typer(groups.app, name="groups")
 app.add_typer(people.app, name="people")
 app.add_typer(config.app, name="config")
+app.add_typer(service.app, name="service")
 app.add_typer(network.app, name="network")
 
 
@@ -124,5 +138,5 @@ def _end(e: BaseException) -> NoReturn:
     told = str(e)
     if not isinstance(e, NanoClawError):
         told = f"internal error ({type(e).__name__}: {e}); NANOCLAW_LOG_LEVEL=DEBUG shows where"
-    typer.echo(f"nanoclaw: {' '.join(told.split())}", err=True)
+    typer.echo(f"nanoclaw: {typed(' '.join(told.split()))}", err=True)
     sys.exit(1)

@@ -62,9 +62,11 @@ def restore(
 ) -> None:
     """Put a backup in the place of this home, which is kept beside it under another name.
 
+    A copy of the database alone, as an upgrade makes it, takes the place of the database; all else stays.
     Nothing is touched before the whole backup is read and checked. What waited when it was made is neither said
     nor answered, because it may have been since; the main chat is told.
     """
+    from nanoclaw.ops.migrating import is_copy
     from nanoclaw.ops.restore import restore as put_back
 
     home = home_of(os.environ).resolve()
@@ -72,9 +74,34 @@ def restore(
         if not sys.stdin.isatty():
             raise NanoClawError(f"this replaces {home}; say so with: nanoclaw restore --yes")
         typer.confirm(f"Replace {home} by {file}? What is there now is kept beside it", abort=True)
+    if is_copy(file):
+        with _alone(home):
+            typer.echo(_database_put_back(file, home))
+        return
     with _alone(home), _progress() as report:
         done = put_back(file, home, now=_now(), agent=_agent(), report=report)
     typer.echo(_done(done, home))
+
+
+def _database_put_back(file: Path, home: Path) -> str:
+    import asyncio
+
+    from loguru import logger
+
+    from nanoclaw.groups import open_home
+    from nanoclaw.ops.migrating import put_back
+    from nanoclaw.ops.restore import settle
+
+    logger.disable("nanoclaw")  # a command says what it did by itself
+    made = file.stat().st_mtime_ns // 1_000_000
+    db = open_home(home).db
+    before = put_back(file, home)
+    settled = asyncio.run(settle(db, made, _now()))
+    kept = f" The one that was there is {before}." if before else ""
+    return (
+        f"{db} is as it was when {file.name} was made.{kept}\n{settled.texts} text(s) and {settled.messages} message(s)"
+        " that waited then count as over; the main chat is told."
+    )
 
 
 def _alone(home: Path) -> AbstractContextManager[None]:

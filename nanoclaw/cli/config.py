@@ -29,6 +29,7 @@ from nanoclaw.config.reference import reference, shown
 from nanoclaw.config.schema import KEYS, needs_restart
 from nanoclaw.config.writing import replace_settings, set_settings, write_whole
 from nanoclaw.errors import ConfigError, NanoClawError
+from nanoclaw.hints import typed
 from nanoclaw.store import audit
 
 _HELP = """The settings of the whole house: nanoclaw.toml and the environment.
@@ -138,12 +139,12 @@ def _when(key: str) -> str:
     """When a change counts, in words."""
     answer = asyncio.run(hint("settings"))
     variable = f"NANOCLAW_{key.upper()}"
-    if key in (answer or {}).get("environment", []) or variable in os.environ:
+    if key in (answer or {}).get("environment", []) or os.environ.get(variable):  # an empty one is left open
         return f"written, but {variable} in the environment goes before it"
     if answer is None:
         return "counts from the next start on"
     if key in answer["restart"]:
-        return "counts after a restart (nanoclaw stop, then nanoclaw run)"
+        return typed("counts after a restart (nanoclaw stop, then nanoclaw run)")
     return f"written, but not in force: {answer['fault']}" if answer["fault"] else "in force now"
 
 

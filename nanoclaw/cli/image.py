@@ -16,6 +16,11 @@ app = typer.Typer(help="The image that agents run from.", no_args_is_help=True)
 @app.command("build")
 def build() -> None:
     """Make the agent image where it is missing or stale; else do nothing."""
+    typer.echo(make())
+
+
+def make() -> str:
+    """Do it, with its steps on stderr; the image's name and id. Raises SandboxError, ConfigError."""
     from nanoclaw.sandbox import engine, image
 
     config = load(os.environ)
@@ -29,7 +34,7 @@ def build() -> None:
             base=config.base_image,
             progress=lambda line: typer.echo(line, err=True),
         )
-    typer.echo(f"{config.image}: {made}")
+    return f"{config.image}: {made}"
 
 
 @app.command("status")

@@ -117,7 +117,7 @@ async def _pair(config: Config, view: "View", phone: str, *, asking: bool, as_js
     cancel_on(signal.SIGINT)
     async with reach(_dim) as host:
         if await channel(host.path) is None:
-            raise NanoClawError("the assistant that runs was started without WhatsApp; nanoclaw stop, then again")
+            raise NanoClawError("the assistant was started without WhatsApp: nanoclaw stop, then nanoclaw run")
         linked = await _link(host.path, view, phone, asking=asking)
         if not as_json:
             typer.echo(linked)

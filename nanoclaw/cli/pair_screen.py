@@ -1,6 +1,7 @@
 """How a pairing looks: a QR that is redrawn in place, lines where nobody looks, JSON for programs."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from nanoclaw.hints import UNDER_COMPOSE
 from nanoclaw.prompts import plain
 
 _HALVES = {(False, False): "█", (False, True): "▀", (True, False): "▄", (True, True): " "}  # (upper, lower) is dark
@@ -95,7 +97,9 @@ class Scroll:
     """Prints each code once, among other lines."""
 
     def __init__(self, advice: str) -> None:
-        self._console = Console(highlight=False, markup=False, emoji=False, stderr=True)
+        # A code is black on white wherever it is read later, too.
+        coloured = True if UNDER_COMPOSE in os.environ else None
+        self._console = Console(highlight=False, markup=False, emoji=False, stderr=True, force_terminal=coloured)
         self._advice = advice
         self._shown = ""
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,17 @@ import typer
 
 from nanoclaw.cli.environment import complete
 from nanoclaw.errors import NanoClawError, NotRunning
+from nanoclaw.hints import UNDER_COMPOSE, typed
 
 STOP_TIMEOUT = 60.0  # seconds; the host's own stages add up to less
 
 
 def run(
     now: Annotated[bool, typer.Option("--now", help="Connect at once, also after repeated crashes.")] = False,
+    no_backup: Annotated[
+        bool, typer.Option("--no-backup", help="Let a newer version change the database without a copy of it.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log to the log files alone.")] = False,
 ) -> None:
     """Serve until stopped (Ctrl-C, SIGTERM or `nanoclaw stop`)."""
     complete()
@@ -27,7 +33,7 @@ def run(
 
     again = False
     try:
-        asyncio.run(_run(now))
+        asyncio.run(_run(now, backup=not no_backup, quiet=quiet))
     except* Restart:
         again = True
     if again:
@@ -43,13 +49,24 @@ def _begin_anew() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line
 
 
-async def _run(now: bool) -> None:
+async def _run(now: bool, *, backup: bool, quiet: bool) -> None:
     cancel_on(signal.SIGINT)
+    level = "CRITICAL" if quiet else ""
     with suppress(asyncio.CancelledError):
-        async with hosted(_say, now=now, lives_on=True) as path, asyncio.TaskGroup() as tasks:
-            _say("ready; talk to it with: nanoclaw chat")
+        async with hosted(_say, level, now, lives_on=True, backup=backup) as path, asyncio.TaskGroup() as tasks:
+            _say(
+                "ready; talk to it with: nanoclaw chat"
+                if _has_key()
+                else "ready, but without a key or token: nanoclaw setup"
+            )
             tasks.create_task(_show_codes(path), name="codes")
             await asyncio.Event().wait()
+
+
+def _has_key() -> bool:
+    from nanoclaw.config import home_of, read_credential
+
+    return read_credential(home_of(os.environ), os.environ) is not None
 
 
 async def _show_codes(path: Path) -> None:
@@ -60,7 +77,9 @@ async def _show_codes(path: Path) -> None:
 
     config = load(os.environ)
     if config.whatsapp != "off":
-        view = Scroll(pair.whose_phone(config)) if sys.stderr.isatty() else Lines(pair.where_the_code_is(config.home))
+        # The engine's log is where one looks first: the library offers six codes and then waits to be asked.
+        seen = sys.stderr.isatty() or UNDER_COMPOSE in os.environ
+        view = Scroll(pair.whose_phone(config)) if seen else Lines(pair.where_the_code_is(config.home))
         with suppress(NanoClawError):  # the host serves on, whatever becomes of this view
             await pair.follow(path, view, {"watch": True}, lambda now, offered: False)
 
@@ -74,7 +93,7 @@ def cancel_on(*signals: signal.Signals) -> None:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    typer.echo(typed(line), err=True)
 
 
 @dataclass(frozen=True)
@@ -105,15 +124,19 @@ async def reach(progress: Callable[[str], None]) -> AsyncIterator[Reached]:
 
 @asynccontextmanager
 async def hosted(
-    progress: Callable[[str], None], stderr_level: str = "", now: bool = False, lives_on: bool = False
+    progress: Callable[[str], None],
+    stderr_level: str = "",
+    now: bool = False,
+    lives_on: bool = False,
+    backup: bool = True,
 ) -> AsyncIterator[Path]:
     """A host in this process, ready, for as long as the block runs; yields its control.sock.
 
     `now`: its channels connect at once, as where a person sits, whatever crashed before. `lives_on`: the caller
-    begins it anew when app.Restart comes out.
+    begins it anew when app.Restart comes out. `backup`: as app.serve.
     """
     from nanoclaw import logs
-    from nanoclaw.config import load, read_credential
+    from nanoclaw.config import known_secrets, load
 
     config = load(os.environ)  # a wrong setting is told before the heavy imports
     if config.whatsapp != "off":
@@ -122,12 +145,8 @@ async def hosted(
         set_apart(config.home)
     from nanoclaw import app
 
-    def secrets() -> list[str]:
-        credential = read_credential(config.home, os.environ)
-        return [credential.secret] if credential else []
-
     def log(level: str) -> None:
-        logs.configure(config.home, level, secrets, stderr=stderr_level)
+        logs.configure(config.home, level, partial(known_secrets, config.home, os.environ), stderr=stderr_level)
 
     log(config.log_level)
     ready = asyncio.Event()
@@ -136,8 +155,9 @@ async def hosted(
         # When it fails, the group cancels the block and raises what it failed of.
         patient = not now and not sys.stdin.isatty()
         serving = app.serve(
-            config, os.environ, ready=ready, progress=progress, patient=patient, lives_on=lives_on, log=log
-        )
+            config, os.environ, ready=ready, progress=progress, patient=patient, lives_on=lives_on, log=log,
+            backup=backup,
+        )  # fmt: skip
         host = tasks.create_task(serving, name="host")
         try:
             await ready.wait()

@@ -73,7 +73,7 @@ def restore(file: Path, home: Path, *, now: int, agent: Owner | None = None, rep
             manifest = _unpack(file, fresh, agent, report)
             _check_database(fresh / DATABASE, report)
             kept = tuple(_carry(root, fresh))
-            settled = asyncio.run(_settle(fresh / DATABASE, manifest.at, now))
+            settled = asyncio.run(settle(fresh / DATABASE, manifest.at, now))
             os.sync()  # what takes the home's place is on the disk before it does
         except BaseException:
             safefs.remove_tree(fresh)
@@ -215,7 +215,8 @@ def _carry(root: Path, fresh: Path) -> Iterator[str]:
             (fresh / "backups" / path.name).hardlink_to(path)
 
 
-async def _settle(db: Path, made: int, now: int) -> copy.Settled:
+async def settle(db: Path, made: int, now: int) -> copy.Settled:
+    """What waited in a database of that moment is over, and main hears of it once. Raises StoreError."""
     store = Store(db)
     await store.open()
     try:

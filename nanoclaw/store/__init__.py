@@ -6,11 +6,13 @@ need several of them are functions that call functions, in one transaction.
 
 import asyncio
 import queue
+import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -28,6 +30,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _Job = tuple[Callable[[Tx], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 _Answer = tuple[_Job, Any, BaseException | None]
+# Surrounds the migration of a database that was written before: it hears its schema and the program's.
+Guard = Callable[[int, int], AbstractContextManager[object]]
 
 
 def new_id(cursor: sqlite3.Cursor) -> int:
@@ -61,18 +65,34 @@ def containing(text: str) -> str:
 class Store:
     """One writer thread with one connection, reads on a second: the loop never waits for an fsync."""
 
-    def __init__(self, path: Path, relieve: Callable[[], bool] = lambda: False) -> None:
-        """`relieve` makes room when nothing can be committed; whether another try is worth it."""
+    def __init__(
+        self,
+        path: Path,
+        relieve: Callable[[], bool] = lambda: False,
+        guard: Guard = lambda have, known: nullcontext(),
+        clean: Callable[[str], str] = str,
+    ) -> None:
+        """`relieve` makes room when nothing can be committed; whether another try is worth it.
+
+        `guard` stands around the migration of a database that an older program wrote; what it raises comes out of
+        open(), and nothing is changed.
+        `clean` takes from a text for people what must not leave; SQL knows it by that name. It never raises.
+        """
         self._path = path
+        self._clean = clean
         self._relieve = relieve
+        self._guard = guard
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._readers = ThreadPoolExecutor(1, "store-read")
         self._reader: Tx | None = None
+        self._unanswered: dict[asyncio.Future[Any], float] = {}  # oldest first: since when, on the monotonic clock
+        self.fault = ""  # why the last commit failed
 
     async def open(self) -> None:
         """Create or migrate the database and start. Raises StoreError."""
-        writer = await asyncio.to_thread(_open, self._path)
+        writer = await asyncio.to_thread(_open, self._path, self._guard)
+        writer.create_function("clean", 1, self._clean)
         self._thread = threading.Thread(target=self._work, args=(writer,), name="store-write", daemon=True)
         self._thread.start()
         self._reader = await asyncio.get_running_loop().run_in_executor(self._readers, _connect, self._path)
@@ -97,9 +117,16 @@ class Store:
         if self._thread is None:
             raise StoreError("the store is closed")
         done: asyncio.Future[T] = loop.create_future()
+        self._unanswered[done] = time.monotonic()
+        done.add_done_callback(self._unanswered.pop)
         self._jobs.put((lambda tx: fn(tx, *args, **kwargs), done, loop))
         # A caller that is cancelled must not learn nothing: the job is done all the same.
         return await asyncio.shield(done)
+
+    def behind(self) -> tuple[int, float]:
+        """How many writes wait for their commit, and how many seconds the oldest has waited."""
+        oldest = next(iter(self._unanswered.values()), None)
+        return len(self._unanswered), 0.0 if oldest is None else time.monotonic() - oldest
 
     async def insist(self, fn: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A write that must not be lost: while nothing can be committed (a full disk) it is tried again."""
@@ -128,25 +155,27 @@ class Store:
                     self._jobs.put(None)  # closing: after this batch
                     break
                 batch.append(more)
-            _commit(tx, batch, self._relieve)
+            self.fault = _commit(tx, batch, self._relieve)
         tx.close()
 
 
-def _commit(tx: Tx, batch: list[_Job], relieve: Callable[[], bool]) -> None:
-    """Run the jobs in one transaction, each in a savepoint; answer after the commit."""
+def _commit(tx: Tx, batch: list[_Job], relieve: Callable[[], bool]) -> str:
+    """Run the jobs in one transaction, each in a savepoint; answer after the commit. Why it failed, or ""."""
+    told = ""
     try:
         answers = _transact(tx, batch)
     except sqlite3.Error as e:
         fault = StoreError(f"the database cannot be written: {e}; free some disk space or check home's rights")
-        answers = [(job, None, fault) for job in batch]
+        answers, told = [(job, None, fault) for job in batch], str(e)
         if relieve():
             with suppress(sqlite3.Error):
-                answers = _transact(tx, batch)
+                answers, told = _transact(tx, batch), ""
     for (_, done, loop), value, error in answers:
         try:
             loop.call_soon_threadsafe(_answer, done, value, error)
         except RuntimeError:  # the loop is gone: the host was torn down while this was being written
             logger.debug("A job outlived its loop")
+    return told
 
 
 def _transact(tx: Tx, batch: list[_Job]) -> list[_Answer]:
@@ -192,34 +221,89 @@ def _answer(done: "asyncio.Future[Any]", value: Any, error: BaseException | None
 def _connect(path: Path) -> Tx:
     tx = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     tx.row_factory = sqlite3.Row
+    tx.create_function("clean", 1, str)
     tx.execute("PRAGMA foreign_keys = ON")
     tx.execute("PRAGMA synchronous = FULL")
     tx.execute("PRAGMA cache_size = -512")  # KiB; the system's own cache serves the rest
     return tx
 
 
-def _open(path: Path) -> Tx:
+def _open(path: Path, guard: Guard = lambda have, known: nullcontext()) -> Tx:
+    tx = None
     try:
         path.touch(0o600)
         tx = _connect(path)
         tx.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts in a new file alone
         tx.execute("PRAGMA journal_mode = WAL")
-        _migrate(tx)
-    except (sqlite3.Error, OSError) as e:
-        raise StoreError(f"{path} cannot be opened: {e}") from None
+        _bring_up(tx, guard)
+    except BaseException as e:
+        if tx is not None:
+            tx.close()
+        if isinstance(e, (sqlite3.Error, OSError)):
+            raise StoreError(f"{path} cannot be opened: {e}") from None
+        raise
     return tx
 
 
-def _migrate(tx: Tx) -> None:
-    have = tx.execute("PRAGMA user_version").fetchone()[0]
-    files = sorted(MIGRATIONS.glob("*.sql"))
+def _bring_up(tx: Tx, guard: Guard) -> None:
+    """Run the migrations that it has not seen."""
+    have, files = _schema(tx), sorted(MIGRATIONS.glob("*.sql"))
     if have > len(files):
         raise StoreError(
             f"the database is of a newer NanoClaw (schema {have}, this program knows {len(files)}): upgrade the program"
         )
-    for n, file in enumerate(files[have:], have + 1):
-        tx.executescript(f"BEGIN; {file.read_text('utf-8')} PRAGMA user_version = {n}; COMMIT;")
+    if have == len(files):
+        return
+    with guard(have, len(files)) if have else nullcontext():
+        # Else a table that is made anew would take with it what names its rows. Counts outside of a transaction alone.
+        tx.execute("PRAGMA foreign_keys = OFF")
+        for n, file in enumerate(files, 1):
+            _migrate(tx, n, file.read_text("utf-8"))
+        tx.execute("PRAGMA foreign_keys = ON")
+
+
+def _schema(tx: Tx) -> int:
+    return int(tx.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(tx: Tx, n: int, sql: str) -> None:
+    """One migration, whole or not at all; nothing where another process was quicker. Raises StoreError."""
+    tx.execute("BEGIN IMMEDIATE")
+    try:
+        if _schema(tx) >= n:
+            return
+        before = _orphans(tx)
+        for statement in _statements(sql):
+            tx.execute(statement)
+        if lost := _orphans(tx) - before:
+            table, row, parent, _ = sorted(lost, key=str)[0]
+            raise StoreError(
+                f"the database was left as it was: after schema {n} row {row} of {table} would name a row of"
+                f" {parent} that is not there"
+            )
+        tx.execute(f"PRAGMA user_version = {n}")
+        tx.execute("COMMIT")
         logger.info("Migrated the database to schema {}", n)
+    finally:
+        if tx.in_transaction:
+            tx.execute("ROLLBACK")
 
 
-__all__ = ["MIGRATIONS", "Fault", "Store", "Tx", "attempt", "containing", "new_id", "storable"]
+def _orphans(tx: Tx) -> set[tuple[Any, ...]]:
+    """Rows that name others that are not there."""
+    return {tuple(row) for row in tx.execute("PRAGMA foreign_key_check")}
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """One by one: a whole script would commit what is open before it begins."""
+    statement = ""
+    for piece in re.split(r"(?<=;)", sql):
+        statement += piece
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement
+
+
+__all__ = ["MIGRATIONS", "Fault", "Guard", "Store", "Tx", "attempt", "containing", "new_id", "storable"]

@@ -20,7 +20,7 @@ def copy(source: Path, target: Path, progress: Callable[[int, int], None] = lamb
     `progress` hears of bytes. Raises StoreError.
     """
     try:
-        with closing(_read_only(source)) as tx, closing(sqlite3.connect(target, isolation_level=None)) as to:
+        with closing(read_only(source)) as tx, closing(sqlite3.connect(target, isolation_level=None)) as to:
             size = tx.execute("PRAGMA page_size").fetchone()[0]
             # One view for all steps: else the copy would begin anew whenever somebody commits.
             tx.execute("BEGIN")
@@ -36,7 +36,7 @@ def copy(source: Path, target: Path, progress: Callable[[int, int], None] = lamb
 def torn(path: Path) -> list[str]:
     """How the file is damaged; nothing when it is whole."""
     try:
-        with closing(_read_only(path)) as tx:
+        with closing(read_only(path)) as tx:
             return [str(row[0]) for row in tx.execute(f"PRAGMA integrity_check({_FINDINGS})") if row[0] != "ok"]
     except sqlite3.Error as e:
         return [f"it cannot be read: {e}"]
@@ -46,7 +46,7 @@ def findings(path: Path) -> list[str]:
     """What is wrong with the database, in the file or between its rows; nothing when it is sound."""
     if told := torn(path):
         return told
-    with closing(_read_only(path)) as tx:
+    with closing(read_only(path)) as tx:
         lost = tx.execute("PRAGMA foreign_key_check").fetchmany(_FINDINGS)
     return [f"row {row[1]} of {row[0]} names a row of {row[2]} that is not there" for row in lost]
 
@@ -54,10 +54,34 @@ def findings(path: Path) -> list[str]:
 def schema(path: Path) -> int:
     """How many migrations the database has seen. Raises StoreError."""
     try:
-        with closing(_read_only(path)) as tx:
+        with closing(read_only(path)) as tx:
             return int(tx.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.Error as e:
         raise StoreError(f"{path} cannot be read: {e}") from None
+
+
+def install_of(path: Path) -> str:
+    """The install's id, which its containers carry; "" where there is none, or no database."""
+    try:
+        with closing(read_only(path)) as tx:
+            row = tx.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()
+    except sqlite3.Error:
+        return ""
+    return str(row["value"]) if row else ""
+
+
+def trace(path: Path) -> str:
+    """Changes with whatever is received, done or sent: the same one means that nothing was. Raises StoreError."""
+    try:
+        with closing(read_only(path)) as tx:
+            counts = [
+                tuple(row)
+                for table in ("messages", "turns", "outgoing", "firings")
+                for row in tx.execute(f"SELECT state, count(*), max(rowid) FROM {table} GROUP BY state")  # noqa: S608
+            ]
+    except sqlite3.Error as e:
+        raise StoreError(f"{path} cannot be read: {e}") from None
+    return str(counts)
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,8 @@ def settle(tx: Tx, now: int) -> Settled:
     return Settled(texts, messages)
 
 
-def _read_only(path: Path) -> Tx:
+def read_only(path: Path) -> Tx:
+    """A connection that makes and changes nothing. Raises sqlite3.Error."""
     tx = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10)
     tx.row_factory = sqlite3.Row
     return tx

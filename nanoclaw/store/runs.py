@@ -12,14 +12,14 @@ from nanoclaw.store import Tx
 _FIRST_PROMPT = 2  # number of a letter: it follows Open
 
 
-def insert(tx: Tx, run: RunRow, model: str) -> None:
-    """A starting run; its first letter says what it is."""
+def insert(tx: Tx, run: RunRow, model: str, fallback: str = "") -> None:
+    """A starting run; its first letter says what it is, and names its models, none of which has a blank in it."""
     tx.execute(
         "INSERT INTO runs(id, lane, group_id, state, fingerprint, sockets, session, started_at)"
         " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
         (run.id, run.lane, run.group_id, run.state, run.fingerprint, run.sockets, run.session, run.started_at),
     )
-    add_letter(tx, run.id, Open.kind, model)
+    add_letter(tx, run.id, Open.kind, f"{model} {fallback}".rstrip())
 
 
 def get(tx: Tx, run_id: str) -> RunRow | None:
@@ -97,7 +97,8 @@ def first_turn(tx: Tx, run_id: str) -> str:
 def _letter(tx: Tx, run_id: str, n: int, kind: str, ref: str) -> ToAgent:
     if kind == Open.kind:
         row = tx.execute("SELECT session FROM runs WHERE id = ?", (run_id,)).fetchone()
-        return Open(run_id, ref, row["session"])
+        model, _, fallback = ref.partition(" ")
+        return Open(run_id, model, row["session"], fallback_model=fallback)
     if kind == Prompt.kind:
         row = tx.execute("SELECT prompt, images, attempts, script FROM turns WHERE id = ?", (ref,)).fetchone()
         notes = (_afresh(tx, run_id) if n == _FIRST_PROMPT else "", retry_note(row["attempts"]))
