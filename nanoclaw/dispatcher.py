@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
@@ -157,10 +157,12 @@ class Dispatcher:
                 logger.info("Released lane {}: {} is over", lane, cause)
                 self.wake(lane)
 
-    async def retry(self, causes: frozenset[Cause]) -> None:
-        """What these causes parked is tried once more, in silence: the chats were told already."""
+    async def retry(self, causes: frozenset[Cause], may: Callable[[Group], Awaitable[bool]] | None = None) -> None:
+        """What these causes parked is tried once more, in silence: the chats were told already. `may`: only of groups
+        of which it is true."""
         for lane, cause in (await self._store.read(turns.parked_lanes)).items():
-            if cause in causes:
+            group = await self._group(lane) if may is not None and cause in causes else None
+            if cause in causes and (may is None or group is None or await may(group)):
                 await self._store.write(turns.release, lane)
                 self.wake(lane)
 

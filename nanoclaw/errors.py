@@ -55,6 +55,10 @@ class BackupError(NanoClawError):
     """A backup cannot be written, or is none that can be put back."""
 
 
+class UpgradeError(NanoClawError):
+    """Another version cannot be had, or was tried and taken back."""
+
+
 class UnsafePath(NanoClawError):
     """A path in an agent-writable tree is not what it should be (a link, a device, too large)."""
 

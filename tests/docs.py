@@ -39,6 +39,7 @@ STAND_INS = {
     "KEY VALUE": "zone UTC",
     "KEY": "zone",
     "FILE": "mine.nanoclaw",
+    "/data/today.tar.gz": "today.tar.gz",
     "PATH": "~/projects",
     "GROUP": "family",
     "PERSON": "+4915112345678",
@@ -56,7 +57,7 @@ def commands_of(text: str) -> Iterator[str]:
             if re.match(_PROGRAM, found):
                 yield re.split(r"\s{2,}|\s#| \| ", found)[0].rstrip()
     for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)):
-        if re.match(_PROGRAM, found := " ".join(span.split())):
+        if re.match(_PROGRAM, found := " ".join(span.split())) and "…" not in found:
             yield found
 
 
@@ -73,10 +74,11 @@ def examples() -> Iterator[tuple[str, str]]:
 
 def concrete(command: str) -> str:
     """As a person would type it: options that may be left out are, of choices the first is taken."""
+    command = command.removeprefix("docker compose exec nanoclaw ")  # which is the same, in there
     command = re.sub(r"\s*\[[^\]]*\]", "", command)
     command = re.sub(r"(\w+)(\|\w+)+", r"\1", command)
     for name, value in STAND_INS.items():
-        command = re.sub(rf"(?<![\w-]){name}(?![\w=])", value, command)
+        command = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w=])", value, command)
     return command
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nanoclaw.errors import Refused
-from nanoclaw.gateway import Ask
+from nanoclaw.gateway import PIECE, Ask
 from nanoclaw.gateway.asked import look
 from nanoclaw.gateway.request import limited, parsed
 from nanoclaw.meter.prices import DOLLAR
@@ -71,7 +71,7 @@ async def test_an_agent_asks_the_model_that_its_owner_chose(desk: Desk, chosen: 
 async def test_an_hour_in_the_cache_is_held_at_its_price(desk: Desk) -> None:
     """It is dearer than five minutes."""
     meter = await desk.restarted(budget_turn=0)
-    ask = Ask(MODEL, 120_000, 1)  # 2.25 dollars for five minutes, 3.60 for an hour
+    ask = Ask(MODEL, 90_000, 1)  # guessed as 120,000: 2.25 dollars for five minutes, 3.60 for an hour
     meter.settle(meter.reserve("r", ask), None)
     with pytest.raises(Refused, match="daily limit"):
         meter.reserve("r", replace(ask, hour=True))
@@ -140,3 +140,19 @@ def test_a_request_is_cut_at_its_end() -> None:
     _, body = parsed(raw, search=False)
     assert limited(body, 1234) == body.replace(b"128000", b"1234")
     assert look({"max_tokens": 9000, "messages": [], "thinking": {"budget_tokens": 4000}}, b"").ask.least == 4001
+
+
+@pytest.mark.parametrize(
+    ("marks", "tokens", "common", "new"),
+    [
+        ((), 0, 0, 40_000),  # nothing is known: three bytes a token
+        ((b"x",), 9_000, 0, 40_000),
+        ((b"1",), 4_200, 4_200, 25_800),  # the whole of it is known to be so much
+        ((b"1", b"x"), 9_000, 4_096, 25_904),
+        ((b"1",), 50_000, 50_000, 12_014),  # rather too many
+    ],
+)
+def test_what_is_known_of_a_prompt_is_not_guessed(marks: tuple[bytes, ...], tokens: int, common: int, new: int) -> None:
+    """A limit of a turn depends on it: the last request's prompt is known, what is behind it counts as more."""
+    ask = Ask(MODEL, 30_000, 1, marks=(b"1", b"2", b"3"), unmarked=PIECE // 5)
+    assert ask.besides(marks, tokens) == (common, new)

@@ -17,19 +17,21 @@ TREES = {p.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(p.read_text("
 
 # Each module imports what stands before it: in a lower layer, or earlier in its own.
 LAYERS = [
-    ["errors", "models", "mailbox", "failpoints", "schedule", "config", "safefs", "mounts"],
+    ["errors", "hints", "models", "mailbox", "failpoints", "schedule", "config", "safefs", "mounts"],
     ["prompts", "notices", "logs", "store", "groups"],
     ["meter", "control", "outbox", "tools", "media", "run"],
     ["dispatcher"],
     ["commands", "router", "ears", "scheduler"],
     ["ops"],
     ["app"],
+    ["guard"],
     ["cli", "__main__"],
 ]
 ORDER = [name for layer in LAYERS for name in layer]
-TOP = {"app", "ops", "cli", "__main__"}  # they wire the edges; all others know them as Protocols
+TOP = {"app", "ops", "guard", "cli", "__main__"}  # they wire the edges; all others know them as Protocols
 EDGES = {"channels", "sandbox", "gateway"}
 EDGES_MAY = {*LAYERS[0], "groups"}
+GUARD_MAY = {"errors", "mailbox", "sandbox"}  # it holds the engine's socket, so it is little
 
 # Where a library may be imported: the beginnings of module names.
 LIBRARIES = {
@@ -41,7 +43,7 @@ LIBRARIES = {
     "docker": ("sandbox/",),
     "requests": ("sandbox/",),
     "urllib3": ("sandbox/",),
-    "aiohttp": ("gateway/",),
+    "aiohttp": ("gateway/", "guard/"),
     "neonize": ("channels/whatsapp/",),
     "segno": ("cli/pair",),
     "markdown_it": ("channels/markup",),
@@ -52,8 +54,10 @@ LIBRARIES = {
 # Bare file calls, and whose files they touch. What an agent can write is touched by safefs alone.
 FILE_CALLS = {
     "app/__init__": {"os.open"},  # the lock
+    "app/watching": {"iterdir", "rglob"},  # the kernel's list of our own files; the program itself
     "cli/descriptors": {"os.open"},  # what the library prints
     "cli/config": {"unlink"},  # its own draft
+    "cli/logs": {"open"},  # the log file
     "cli/setup/credential": {"read_text"},  # the credential, and what the system says of its zone
     "channels/whatsapp/files": {"open"},  # an address of WhatsApp's media server
     "channels/whatsapp/pairing": {"os.open"},  # its own file, which holds a QR code
@@ -66,22 +70,43 @@ FILE_CALLS = {
     "gateway/egress": {"unlink"},  # the same
     "gateway/outward": {"read_text"},  # the kernel's routes
     "groups": {"iterdir"},  # the home itself
+    "guard/__main__": {"unlink"},  # its own socket
     "logs": {"os.open", "unlink"},  # the log files
     # The inbox is read-only inside; out.ndjson is opened without following, and its kind is looked at.
     "mailbox": {"os.open", "rename", "read_bytes"},
     # A file of the owner's, copies of our own, and a new home that nobody else can reach yet.
     "ops/backup": {"open", "os.open", "rename"},
     "ops/migrating": {"open", "rename", "unlink", "glob"},  # the database and copies of it
+    "ops/doctor/disk": {"read_text"},  # the kernel's list of mounts
+    "ops/doctor/living": {"iterdir"},  # folders that only we make
+    "ops/doctor/mending": {"unlink"},  # the socket of a host that has died
+    "ops/doctor/program": {"read_text", "iterdir"},  # the lock beside the program; the kernel's word on the host
+    "ops/doctor/rights": {"iterdir"},  # names in folders that only the host writes; agents' are looked at, not into
+    "ops/status": {"read_text"},  # the kernel's list of locks
     "ops/retention": {"iterdir"},  # folders that only we make
+    "ops/probe": {"read_text"},  # the kernel's word on memory
     "ops/restore": {"open", "os.open", "rename", "iterdir", "unlink", "hardlink_to"},
+    "ops/service": {"os.open", "read_text", "write_text", "unlink"},  # the unit, and a log of its own
+    "ops/upgrade": {
+        "open",
+        "read_text",
+        "read_bytes",
+        "write_text",
+        "glob",
+        "unlink",
+        "rename",
+        "shutil.rmtree",
+    },  # the clone's
     "run/shipped": {"rglob", "read_bytes", "unlink", "rmdir"},  # skills: ours, and a copy that only we write
     "mounts/way": {"read_text"},  # the kernel's list of mounts
+    "sandbox/memory": {"read_text"},  # the kernel's count
     "sandbox/hostpaths": {"read_text"},  # the kernel's word on the container that we run in
     "meter/prices": {"read_text"},  # the table beside it
     "sandbox/base": {"read_text", "write_text", "shutil.rmtree"},  # a system that debootstrap made
     "sandbox/seccomp": {"read_text"},  # the profile beside it
     "sandbox/image": {"rglob", "read_bytes"},  # what the image is built from
     "store/__init__": {"glob", "read_text"},  # migrations
+    "store/health": {"glob"},  # the same
 }
 METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob", "rglob", "walk"}
 METHODS |= {"unlink", "rename", "rmdir", "symlink_to", "hardlink_to"}
@@ -116,7 +141,9 @@ def test_a_module_imports_what_is_below_it(module: str) -> None:
         other = name.split(".")[0]
         if other == own or own == "__init__":
             continue
-        if other in EDGES:
+        if own == "guard":
+            assert other in GUARD_MAY, f"{module} holds the engine and imports {name}"
+        elif other in EDGES:
             assert own in TOP or "." not in name, f"{module} imports the inside of an edge: {name}"
         elif own in EDGES:
             assert other in EDGES_MAY, f"{module} is an edge and imports {name}"

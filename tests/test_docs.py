@@ -14,11 +14,32 @@ from tests.docs import PAGES, ROOT, commands_of, concrete, examples
 
 # What needs a terminal, an engine, a link, a living host or minutes: how it begins, and the test that runs it.
 ELSEWHERE = {
+    "./nanoclaw.sh": "test_the_front_door_knows_its_words",
+    "./nanoclaw.sh demo": "test_the_demo_holds",
+    "./nanoclaw.sh chaos": "test_five_kills",
+    "./nanoclaw.sh chat": "test_one_message_one_reply",
+    "./nanoclaw.sh up": "test_up_and_stop",
+    "./nanoclaw.sh logs": "test_logs_are_followed_over_a_new_file",
+    "./nanoclaw.sh stop": "test_the_front_door_takes_it_away",
+    "./nanoclaw.sh uninstall": "test_the_front_door_takes_it_away",
+    "docker compose": "test_up_and_a_conversation",
+    "docker compose -f": "test_the_files_are_right",
+    "nanoclaw backup --with-credential": "test_key_and_session_come_when_asked_for",
+    "nanoclaw chat": "test_one_message_one_reply",
+    "nanoclaw doctor": "test_a_healthy_house_has_nothing",
+    "nanoclaw doctor --sandbox": "test_the_proof_from_inside",
+    "nanoclaw logout": "test_pair_and_logout",
+    "nanoclaw pair": "test_pair_and_logout",
     "nanoclaw restore": "test_the_commands",
+    "nanoclaw run": "test_run_serves_until_it_is_stopped",
+    "nanoclaw run --no-backup": "test_without_room_nothing_begins",
+    "nanoclaw service": "test_without_systemd_it_says_what_to_do",
     "nanoclaw setup limits": "test_one_step_again",
     "nanoclaw setup --replace-key": "test_another_key",
+    "nanoclaw stop": "test_up_and_stop",
+    "nanoclaw upgrade": "test_forward_and_back_while_a_host_lives",
 }
-CODES = {"nanoclaw status": 3}  # where nobody lives
+CODES = {"nanoclaw status": 3, "nanoclaw status --health": 1}  # where nobody lives
 _TESTS = {path.name: path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -57,6 +78,15 @@ def test_the_others_have_a_test(words: str) -> None:
     """The table names tests that are, for commands that stand somewhere."""
     assert f"def {ELSEWHERE[words]}(" in "".join(_TESTS.values())
     assert any(command == words or command.startswith(f"{words} ") for command in told())
+
+
+def test_the_front_door_knows_its_words() -> None:
+    """What stands behind ./nanoclaw.sh is a word of its own help, or a command."""
+    shown = subprocess.run([ROOT / "nanoclaw.sh", "--help"], capture_output=True, text=True, timeout=60, check=True)
+    own = set(re.findall(r"^  \./nanoclaw\.sh (\w+)", shown.stdout, re.M))
+    words = {command.split()[1] for command in told() if re.match(r"\./nanoclaw\.sh \w", command)}
+    assert words <= own
+    assert {"up", "stop", "test", "setup"} <= own
 
 
 def chat_words() -> Iterator[tuple[str, str]]:

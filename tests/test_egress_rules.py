@@ -160,6 +160,7 @@ ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	
 eth0	00000000	0100A8C0	0003	0	0	0	00000000	0	0	0
 eth0	00AC1F5D	00000000	0001	0	0	0	00FFFFFF	0	0	0
 wg0	00000000	00000000	0001	0	0	0	00000080	0	0	0
+br-7f3a	0000000B	00000000	0001	0	0	0	0000FFFF	0	0	0
 """
 LOCAL = """Main:
   +-- 0.0.0.0/0 3 0 5
@@ -175,7 +176,9 @@ ROUTES6 = """2a01000000000000000000000000abcd 40 0000000000000000000000000000000
 def test_the_hosts_own_public_networks_count_as_private() -> None:
     """A server's own public address and its neighbours are not the internet; the routes of a VPN are no network."""
     own = own_networks(ROUTES, LOCAL, ROUTES6)
-    assert set(own) == {ip_network("81.2.69.142/32"), ip_network("93.31.172.0/24"), ip_network("2a01::/64")}
+    public = ("11.0.0.0/16", "81.2.69.142/32", "93.31.172.0/24", "2a01::/64")  # the first is an engine's bridge
+    assert set(own) == {ip_network(net) for net in public}
+    assert refusal("11.0.0.1", own)
     assert refusal("81.2.69.142", own)
     assert refusal("93.31.172.77", own)
     assert refusal("2a01::1", own)

@@ -14,11 +14,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from yarl import URL
 
+from nanoclaw.config.leak import REMOVED
 from nanoclaw.errors import GatewayError, Refused
 from nanoclaw.gateway import Ask, Credential, CredentialKind, Gateway
 from nanoclaw.gateway import model as gateway_model
+from nanoclaw.gateway.answer import Watcher
 from nanoclaw.gateway.model import MAX_BODY, MAX_CONNECTIONS, ModelGateway
 from nanoclaw.gateway.usage import UsageTap
 from nanoclaw.models import Usage
@@ -242,6 +245,63 @@ async def test_errors_pass_and_cost_nothing(way: Way, code: int) -> None:
         assert (answer.status, answer.headers["retry-after"]) == (code, "7")
         assert "request-id" in answer.headers
     assert not way.meter.uses
+
+
+LONG_KEY = "sk-ant-visibly-fake-no7key2At4all-Just3Letters"
+
+
+@pytest.mark.parametrize("written", [LONG_KEY, LONG_KEY[::-1], LONG_KEY.encode().hex(), " ".join(LONG_KEY)])
+async def test_an_error_that_names_the_key_does_not_reach_the_agent(way: Way, written: str) -> None:
+    """The API, or a proxy before it, may say what it was asked with; the sentence around it stays."""
+    way.model.keys = None
+    way.credential = Credential(CredentialKind.API_KEY, LONG_KEY)
+    way.model.script(Status(400, message=f"prompt is too long, says {written}!"))
+    status, text = await way.ask()
+    told = {"type": "invalid_request_error", "message": f"prompt is too long, says {REMOVED}!"}
+    assert (status, json.loads(text)) == (400, {"type": "error", "error": told})
+
+
+async def test_an_answer_that_holds_the_key_is_broken_off(way: Way) -> None:
+    """Also where it comes in two pieces."""
+    way.model.keys = None
+    way.credential = Credential(CredentialKind.API_KEY, LONG_KEY)
+    way.model.script(Text(f"before {LONG_KEY} behind", chunks=1))
+    with pytest.raises(aiohttp.ClientError):
+        await way.ask()
+    watcher = Watcher(LONG_KEY)
+    assert [watcher.holds(piece.encode()) for piece in ("x" * 99, LONG_KEY[:9], LONG_KEY[9:-1], LONG_KEY[-1:])] == [
+        *[False] * 3,
+        True,
+    ]
+
+
+async def _echoes(request: web.Request) -> web.Response:
+    """A proxy that hides nothing: what it was asked with, in every place."""
+    key = request.headers["x-api-key"]
+    said = {"error": {"type": key, "message": {"headers": key}}, "key": key}
+    return web.json_response(said, status=502, headers={"x-key": key, "request-id": key, "set-cookie": key})
+
+
+async def test_an_error_is_written_anew(way: Way, tmp_path: Path) -> None:
+    """Kind and sentence in words that are known; no header and no field besides."""
+    app = web.Application()
+    app.router.add_post("/v1/messages", _echoes)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    way.credential = Credential(CredentialKind.API_KEY, LONG_KEY)
+    gateway = ModelGateway(lambda: f"http://127.0.0.1:{port}", lambda: way.credential, way.meter)
+    way.folder = tmp_path / "x"
+    way.folder.mkdir()
+    await gateway.open("r", way.folder, search=False)
+    async with way.http() as http, http.post("/v1/messages", json=ASK) as answer:
+        assert answer.status == 502
+        assert LONG_KEY not in str(answer.headers)
+        error = {"type": "api_error", "message": "The model's API said 502."}
+        assert await answer.json() == {"type": "error", "error": error}
+    await gateway.aclose()
+    await runner.cleanup()
 
 
 async def test_a_refused_key_is_403_for_the_agent(way: Way) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -634,6 +635,31 @@ async def test_a_used_up_budget_parks_until_midnight(folder: Path, quick: None) 
         host.clock.advance(24 * 3600)
         await host.channel.until(4)
         assert host.channel.to("family")[1].endswith("hello")
+
+
+async def test_a_new_day_frees_only_whom_another_limit_lets(folder: Path, quick: None) -> None:
+    """The month of the groups beside main is used up: at midnight main goes on, and no container starts for them."""
+    async with hosting(folder, tokens_per_day=100, budget_month=1.0, late_after=10**8) as host:
+        await host.group("family")
+        await host.in_main("mine")
+        now = datetime.fromtimestamp(host.clock() / 1000, UTC)
+        middle = (now.replace(day=1) + timedelta(days=40)).replace(day=10, hour=12)  # far from a month's end
+        host.clock.advance((middle - now).total_seconds())
+        for folder_name, usage, cost in (("family", Usage("m"), 800_000_000), ("main", Usage("m", output=100), None)):
+            (group,) = await host.rows("SELECT id FROM groups WHERE folder = ?", folder_name)
+            await host.store.write(ledger.add_usage, group["id"], "r", usage, host.clock(), "", cost)
+        mended = host.path("mended")
+        for chat in ("family", "mine"):
+            before = len(host.channel.to(chat))
+            await host.channel.say(chat, f"!unless {mended} !status 403 no more\nhello")
+            await host.channel.until(lambda chat=chat, before=before: len(host.channel.to(chat)) > before)
+        await eventually_rows(host, "SELECT 1 FROM lanes WHERE lane = 'family' AND parked = 'budget'")
+        await eventually_rows(host, "SELECT 1 FROM lanes WHERE lane = 'main' AND parked = 'budget'")
+        mended.touch()
+        host.clock.advance(24 * 3600)
+        await host.channel.until(lambda: host.channel.to("mine")[-1].endswith("hello"))
+        assert await host.rows("SELECT 1 FROM lanes WHERE lane = 'family' AND parked = 'budget'")
+        assert len(await host.rows("SELECT 1 FROM runs WHERE lane = 'family'")) == 1
 
 
 @pytest.mark.parametrize("cause", [Cause.ENGINE, Cause.IMAGE])

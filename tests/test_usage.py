@@ -58,3 +58,13 @@ def test_an_answer_that_cannot_be_read_is_guessed() -> None:
     line = stream(START)
     line.feed(b'data: {"type": "content_block_delta", "delta": %s}\n' % deep)
     assert line.usage(0).output > 1000
+
+
+def test_an_answer_that_is_broken_off_pays_for_the_cache_too() -> None:
+    """What was read from it and written to it is known from the first line on; a repeated one counts once."""
+    cache = {"cache_read_input_tokens": 30_000, "cache_creation_input_tokens": 5_000}
+    parts = {"cache_creation": {"ephemeral_5m_input_tokens": 1_000, "ephemeral_1h_input_tokens": 4_000}}
+    start = {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 3, **cache, **parts}}}
+    used = stream(start, start, delta("half of an answer")).usage(2)
+    assert (used.input, used.cache_read, used.cache_write, used.cache_write_1h) == (3, 30_000, 5_000, 4_000)
+    assert used.output >= 200

@@ -7,16 +7,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
-from loguru import logger
-
-from nanoclaw import __version__
 from nanoclaw.app.host import Host
 from nanoclaw.channels import Channel
-from nanoclaw.config import Config
+from nanoclaw.config import Config, known_secrets
+from nanoclaw.config.leak import Leaks
 from nanoclaw.errors import HomeError
 from nanoclaw.groups import open_home
+from nanoclaw.ops import migrating
 from nanoclaw.ops.ballast import Ballast
 from nanoclaw.ops.crashes import Life
 from nanoclaw.sandbox import Sandbox
@@ -46,28 +46,31 @@ async def serve(
     lives_on: bool = False,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     log: Callable[[str], None] = lambda level: None,
+    backup: bool = True,
 ) -> None:
     """The host's life, until cancelled. Raises NanoClawError when it cannot start, Restart when it is to begin anew.
 
     `patient`: after repeated crashes the channels wait before they connect. `lives_on`: the caller begins it anew when
     it is asked to. `sandbox` makes another one than Docker's for an install id; `channels` come beside the terminal;
-    `log` sets how much is logged.
+    `log` sets how much is logged. `backup`: the database of an older program is copied before it is migrated.
     """
     again = False
     home = open_home(config.home, config.run_dir)
     with one_host(home.lock), Life(home.root, clock, sleep, patient=patient) as life:
-        async with opened(Store(home.db, Ballast(home.root).drop)) as store:
+        guard = migrating.guard(home.root, clock, progress, backup=backup)
+        leaks = Leaks(partial(known_secrets, config.home, environ))
+        async with opened(Store(home.db, Ballast(home.root).drop, guard, leaks.removed)) as store:
             install = await store.write(ledger.install_id, uuid.uuid4().hex)
-            engine = _docker(config, environ, install, progress) if sandbox is None else None
-            box = sandbox(install) if sandbox else engine
-            assert box is not None  # noqa: S101 - one of the two lines above made it
+            box = sandbox(install) if sandbox else _docker(config, environ, install, progress)
+            engine = box if isinstance(box, DockerSandbox) else None
             try:
                 async with asyncio.TaskGroup() as tg:
-                    host = Host(config, environ, home, store, box, engine, channels, clock, tg, life, log, lives_on)
+                    host = Host(
+                        config, environ, home, store, box, engine, channels, clock, tg, life, log, lives_on, leaks
+                    )
                     await host.start(progress)
                     if ready is not None:
                         ready.set()
-                    logger.info("Ready: NanoClaw {} with home {}", __version__, home.root)
                     try:
                         await host.restarting.wait()
                         raise Restart
@@ -105,6 +108,7 @@ def one_host(lock: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        os.utime(fd)  # the last sign of life
         os.close(fd)
 
 

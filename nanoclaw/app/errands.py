@@ -1,6 +1,7 @@
 """The boundaries of coroutines: what fails or hangs in one of them stays there."""
 
 import asyncio
+import resource
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -9,6 +10,20 @@ from loguru import logger
 from nanoclaw.errors import NanoClawError
 
 STAGE_LIMIT = 10.0  # seconds for each later stage of a stop
+
+
+def take_more_files() -> None:
+    """As many open files as this process may have: each run, chat and connection takes a few, and at the usual 1,024
+    a busy host would stand still."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        logger.info("May open {} files", soft)
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        logger.info("May open {} files (it was {})", hard, soft)
+    except (ValueError, OSError) as e:
+        logger.warning("May open only {} files: {}", soft, e)
 
 
 class Pulse:

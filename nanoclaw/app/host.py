@@ -11,27 +11,28 @@ from zoneinfo import ZoneInfo
 
 from loguru import logger
 
-from nanoclaw import control
+from nanoclaw import __version__, control
 from nanoclaw.app.doing import Doing
 from nanoclaw.app.effects import Effects
-from nanoclaw.app.errands import Pulse, contained, stage
+from nanoclaw.app.errands import Pulse, contained, stage, take_more_files
+from nanoclaw.app.leaking import tell_of
 from nanoclaw.app.live import Live
 from nanoclaw.app.outside import Outside
 from nanoclaw.app.rows import Rows
 from nanoclaw.app.verbs import Verbs
+from nanoclaw.app.watching import Watching
 from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import ControlServer
 from nanoclaw.channels.terminal import CHAT, OWNER, TerminalChannel
 from nanoclaw.commands import Answered, House
 from nanoclaw.config import Config, Current, read_credential
+from nanoclaw.config.leak import Leaks
 from nanoclaw.control import house
 from nanoclaw.control.firing import Ids
 from nanoclaw.control.heartbeat import has_words
-from nanoclaw.control.usage import Most
 from nanoclaw.dispatcher import Dispatcher
 from nanoclaw.ears import Ears, tell_main
 from nanoclaw.errors import SandboxError
-from nanoclaw.gateway import CredentialKind
 from nanoclaw.gateway.egress import Egress
 from nanoclaw.gateway.model import ModelGateway
 from nanoclaw.gateway.ways import Ways
@@ -40,10 +41,11 @@ from nanoclaw.media import Fetcher
 from nanoclaw.meter import DayMeter
 from nanoclaw.meter.traffic import Traffic
 from nanoclaw.models import Chat, Progress, Show
+from nanoclaw.ops import status
 from nanoclaw.ops.crashes import Life
 from nanoclaw.ops.keeping import Keeping
 from nanoclaw.outbox import Outbox
-from nanoclaw.run import shipped
+from nanoclaw.run import outfit, shipped
 from nanoclaw.run.runner import Runner, Settings
 from nanoclaw.sandbox import Found, Sandbox
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
@@ -59,7 +61,6 @@ STOP_GRACE = 5.0  # seconds that a running turn gets to end when the host stops
 SEND_GRACE = 2.0  # seconds for the acknowledgement of a text; without it the next life sends it again, counted
 RESTART_AFTER = 1.0  # seconds in which whoever asked for it can take the answer
 _CHANNEL_AGAIN = 5.0  # seconds after which a channel that broke is started again
-_PLACEHOLDER = "placeholder-the-real-one-stays-with-the-host"
 
 
 class Host:
@@ -79,6 +80,7 @@ class Host:
         life: Life,
         log: Callable[[str], None],
         lives_on: bool,
+        leaks: Leaks,
     ) -> None:
         self._current = Current(config)
         self._environ = environ
@@ -91,6 +93,7 @@ class Host:
         self._life = life
         self._log = log
         self._lives_on = lives_on
+        self._leaks = leaks
         self.restarting = asyncio.Event()
         self._doing = Doing()
         self._identity = (0, 0, dict[str, str]())
@@ -100,6 +103,7 @@ class Host:
         own: tuple[Channel, ...] = (TerminalChannel(clock, home.root), *_whatsapp(self._current, home, clock))
         self._channels = {c.name: c for c in (*own, *channels)}
         self.outbox = Outbox(store, self._channels, clock)
+        tell_of(leaks, store, clock, self._spawn, self.outbox.wake)
         self._keeping = Keeping(store, home, self._current, clock)
         self._meter = DayMeter(store, self._current, clock, self._spawn, turn_of=self._turn_of, warn=self._warn)
         self._gateway = self._make_ways()
@@ -110,8 +114,8 @@ class Host:
         self._effects = self._make_effects()
         self._settings = Live(self._current, environ, tell=self._tell_main, apply=self._effects)
         self._outside = self._make_outside()
-        verbs = self._make_verbs().table() | {"settings": self._settings.verb}
-        self._control = ControlServer(home.control_sock, verbs)
+        self._watching = self._make_watching()
+        self._control = self._make_control()
 
     def _make_ways(self) -> Ways:
         traffic = Traffic(self._store, self._midnight, self._clock, self._spawn, self.outbox.wake)
@@ -132,11 +136,11 @@ class Host:
             show=self._show,
             settings=Settings(
                 config=self._current,
-                skills=self._home.shipped,
                 identity=lambda: self._identity[:2],
                 env=self._container_env,
                 new_id=lambda: secrets.token_hex(4),
                 engine=self._engine_address,
+                clean=self._leaks.removed,
             ),
             clock=self._clock,
             spawn=self._spawn,
@@ -157,6 +161,7 @@ class Host:
             rest=lambda run_id: self._dispatcher.rest(run_id),
             rise=lambda run_id: self._dispatcher.rise(run_id),
             answers=self._answers,
+            leaks=self._leaks,
             reschedule=lambda: self._spawn(self._look(), "rows"),
         )
 
@@ -210,7 +215,20 @@ class Host:
             credential=self._credential,
             midnight=self._midnight,
             meet_engine=self._meet_engine,
+            admits=self._meter.admits,
             spawn=self._spawn,
+        )
+
+    def _make_watching(self) -> Watching:
+        return Watching(
+            store=self._store,
+            home=self._home,
+            sandbox=self._sandbox,
+            runner=self._runner,
+            channels=self._channels.values(),
+            config=self._current,
+            clock=self._clock,
+            wake_outbox=self.outbox.wake,
         )
 
     def _make_verbs(self) -> Verbs:
@@ -223,15 +241,19 @@ class Host:
             news=self._news,
             life=self._life,
             facts=self._facts,
-            midnight=self._midnight,
             changed=self._look,
             clock=self._clock,
         )
+
+    def _make_control(self) -> ControlServer:
+        own = {"settings": self._settings.verb, "health": self._watching.health}
+        return ControlServer(self._home.control_sock, self._make_verbs().table() | own)
 
     # --- start and stop ---------------------------------------------------------------------------
 
     async def start(self, progress: Callable[[str], None]) -> None:
         """Rows first, then what runs already, then the doors: a message finds everything in place."""
+        take_more_files()
         await self._store.write(control.ensure_main, CHAT, CHAT, OWNER.jids[0], self._config.name, self._clock())
         await self._effects.people_and_names()
         await asyncio.to_thread(shipped.refresh, resources() / "skills", self._home.shipped)
@@ -252,9 +274,11 @@ class Host:
         for channel in self._channels.values():
             self._tg.create_task(self._live(channel), name=f"channel {channel.name}")
         self._tg.create_task(self._outside.watch(), name="watch")
+        self._tg.create_task(self._watching.run(), name="watching")
         self._tg.create_task(self._keeping.run(), name="keeping")
         self._tg.create_task(self._scheduler.run(), name="scheduler")
         await self._control.start()
+        logger.info("Ready: NanoClaw {} with home {}", __version__, self._home.root)
 
     async def _adopt(self, progress: Callable[[str], None]) -> None:
         image, found = "", list[Found]()
@@ -301,7 +325,7 @@ class Host:
     def _ears(self, channel: str) -> Ears:
         return Ears(
             channel, self._store, self._current, self._clock, self._dispatcher.wake, self.outbox.wake, self._act,
-            self._house,
+            self._house, self._leaks.removed,
         )  # fmt: skip
 
     def _house(self) -> House:
@@ -311,10 +335,12 @@ class Host:
             home=self._home,
             zone=self._config.zone,
             model=self._config.model,
-            most=Most(self._config.budget_group_day, self._config.budget_main_day, self._config.budget_month),
+            most=status.most(self._config),
             lives_on=self._lives_on,
             connections=lambda: "; ".join(f"{c.name}: {c.state.replace('_', ' ')}" for c in others),
             doing=self._doing.of,
+            stand_in=self._meter.stand_ins.of,
+            wrong=self._watching.told,
         )
 
     def _act(self, lane: str, answered: Answered) -> None:
@@ -354,11 +380,7 @@ class Host:
         return read_credential(self._config.home, self._environ)
 
     def _container_env(self) -> dict[str, str]:
-        credential = self._credential()
-        oauth = credential is not None and credential.kind is CredentialKind.OAUTH
-        name = "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY"
-        config = self._config
-        return {name: _PLACEHOLDER, "TZ": config.zone, "ASSISTANT_NAME": config.name, **self._identity[2]}
+        return outfit.environment(self._config, self._credential(), self._identity[2])
 
     def _identify(self, *, rootless: bool) -> None:
         stat = self._home.root.stat()
@@ -374,10 +396,19 @@ class Host:
     def _config(self) -> Config:
         return self._current()
 
-    def _facts(self) -> dict[str, Any]:
-        """What only the living process knows, for `status`."""
-        credential = "given" if self._credential() else "missing: nanoclaw setup"
-        return {"credential": credential, **self._settings.facts(), **self._keeping.facts()}
+    async def _facts(self) -> dict[str, Any]:
+        """What the rows say, and what only the living process knows, for `status`."""
+        config = self._config
+        return {
+            **await status.of_store(self._store, self._clock(), config),
+            "slots": config.max_runs,
+            "image": config.image,
+            "credential": "given" if self._credential() else "missing: nanoclaw setup",
+            "fallback": self._meter.stand_ins.facts(),
+            **self._settings.facts(),
+            **self._keeping.facts(),
+            **self._watching.facts(),
+        }
 
     async def _tell_main(self, text: str) -> None:
         await self._store.write(tell_main, text, self._clock())

@@ -11,6 +11,7 @@ from nanoclaw.app.live import Live
 from nanoclaw.dispatcher import Dispatcher
 from nanoclaw.errors import Cause, SandboxError
 from nanoclaw.meter import Spawn
+from nanoclaw.models import Group
 from nanoclaw.run.runner import Runner
 from nanoclaw.sandbox import Sandbox
 from nanoclaw.store import Store, turns
@@ -35,8 +36,10 @@ class Outside:
         credential: Callable[[], Any],
         midnight: Callable[[], int],
         meet_engine: Callable[[], Awaitable[None]],
+        admits: Callable[[Group], Awaitable[bool]],
         spawn: Spawn,
     ) -> None:
+        """`admits`: whether a group's limits let it ask the model now."""
         self._settings = settings
         self._store = store
         self._sandbox = sandbox
@@ -45,6 +48,7 @@ class Outside:
         self._credential = credential
         self._midnight = midnight
         self._meet_engine = meet_engine
+        self._admits = admits
         self._spawn = spawn
         self._asking = False  # whether somebody is asking the engine
 
@@ -65,7 +69,7 @@ class Outside:
             logger.info("The credential has changed")
             await self._dispatcher.release(_BY_CREDENTIAL)
         if self._seen[1] != midnight:
-            await self._dispatcher.retry(frozenset({Cause.BUDGET}))  # another limit may hold: it was told already
+            await self._dispatcher.retry(frozenset({Cause.BUDGET}), self._admits)
         if seldom:
             await self._dispatcher.retry(frozenset({Cause.DISK}))
         self._dispatcher.sweep(asyncio.get_running_loop().time())

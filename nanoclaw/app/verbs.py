@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nanoclaw import __version__, control
+from nanoclaw import __version__
 from nanoclaw.app.errands import Pulse
 from nanoclaw.channels import Channel
 from nanoclaw.channels.control_sock import Frame, Handler, Stream
@@ -32,8 +32,7 @@ class Verbs:
         outbox: Outbox,
         news: Pulse,
         life: Life,
-        facts: Callable[[], dict[str, Any]],
-        midnight: Callable[[], int],
+        facts: Callable[[], Awaitable[dict[str, Any]]],
         changed: Callable[[], Awaitable[None]],
         clock: Callable[[], int],
     ) -> None:
@@ -45,7 +44,6 @@ class Verbs:
         self._news = news
         self._life = life
         self._facts = facts
-        self._midnight = midnight
         self._changed = changed
         self._clock = clock
         self._started = time.monotonic()
@@ -86,7 +84,6 @@ class Verbs:
         return {"code": code, "until": await self._store.write(owners.new_claim, code, self._clock())}
 
     async def _status(self, args: Frame, stream: Stream) -> Frame | None:
-        facts = await self._store.read(control.status, self._midnight())
         return {
             "state": "running",
             "version": __version__,
@@ -96,8 +93,7 @@ class Verbs:
                 {"name": c.name, "state": c.state, "detail": self._delay(c) or c.detail}
                 for c in self._channels.values()
             ],
-            **facts,
-            **self._facts(),
+            **await self._facts(),
         }
 
     def _delay(self, channel: Channel) -> str:

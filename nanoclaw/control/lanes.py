@@ -9,6 +9,7 @@ from nanoclaw.errors import Cause
 from nanoclaw.groups import MEMORY_FILE
 from nanoclaw.mailbox import Stop
 from nanoclaw.meter import dollars
+from nanoclaw.meter.standin import StandIn
 from nanoclaw.models import By, Group, GroupState, OutState, Turn, TurnState
 from nanoclaw.schedule import midnight
 from nanoclaw.store import Tx, audit, messages, outgoing, runs, spending, turns
@@ -89,6 +90,11 @@ def status(tx: Tx, group: Group, connections: str, doing: Callable[[str], str], 
         lines += [notices.detail(Cause(why), lane, "") for lane, why in others.items()]
         lines += [f"Working in {t.lane} as well." for t in turns.working(tx) if t.lane != group.lane]
     return "\n".join([*lines, _today(tx, group, midnight(now, ZoneInfo(zone)))])
+
+
+def standing_in(now: StandIn) -> str:
+    """That another model answers than the group's own, and why."""
+    return f"{now.model} answers for now, because {now.instead_of} is overloaded."
 
 
 def _state(group: Group, turn: Turn | None, doing: Callable[[str], str], now: int) -> str:

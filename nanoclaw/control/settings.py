@@ -217,7 +217,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model": _text("model", "the Claude model", _a_model, unset="the configuration's"),
     "fallback_model": _text(
-        "fallback_model", "another one, for later use: it is only kept", _a_model, unset=NONE
+        "fallback_model", "the one that answers while the model is overloaded", _a_model, unset=NONE
     ),
     "network": _word("network", "what it reaches: `none`, `allowlist` or `public`", ("none", "allowlist", "public")),
     "hosts": _names("hosts", "hosts of the allowlist, with commas between them", check_pattern, unset=NONE),

@@ -398,7 +398,7 @@ from agent.places import Places
 from agent.tools import Desk
 from agent.turns import options
 from mailbox import Open
-for opened in (Open("r", "m"), Open("r", "m", "s", 5)):
+for opened in (Open("r", "m"), Open("r", "m", "s", 5), Open("r", "m", fallback_model="f")):
     sdk = SubprocessCLITransport("", options(Places(), opened, "the prompt", Desk(None, str).server()))
     ours, theirs = cli.command(Places(), opened, "the prompt"), sdk._build_command()
     assert ours == theirs, f"{ours}\\n{theirs}"

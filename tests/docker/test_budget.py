@@ -23,7 +23,7 @@ async def test_a_turn_that_becomes_too_expensive_is_stopped_and_told(
         turns = await living.rows("SELECT id, state, error FROM turns")
         assert [(t["state"], t["error"].partition(":")[0]) for t in turns] == [("failed", "cost")]
         assert {r["turn_id"] for r in rows} == {turns[0]["id"]}
-        assert 0.05 < sum(r["cost"] for r in rows) / 1e9 <= 0.25  # what the prompt costs is guessed
+        assert 0.05 < sum(r["cost"] for r in rows) / 1e9 <= 0.2
 
 
 async def test_a_used_up_day_parks_the_lane(folder: Path, engine: DockerClient, agent_image: str) -> None:

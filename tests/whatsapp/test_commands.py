@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Terminal, nanoclaw, start
+from tests.systemctl import kill_all_of
 from tests.whatsapp.server import FakeWhatsApp
 
 pytestmark = pytest.mark.timeout(180)
@@ -109,3 +110,32 @@ async def test_run_shows_the_code(phone: FakeWhatsApp, memory: Path) -> None:
     await terminal.shows("█")
     terminal.press_ctrl_c()
     assert await terminal.ends() == 0
+
+
+async def test_uninstall(phone: FakeWhatsApp, memory: Path) -> None:
+    """While it serves in the background: unlinked and stopped; the home goes only when it is said so."""
+    (memory := memory / "home").mkdir()
+    env = settings(memory, phone, "shared") | {"PATH": "/nonexistent"}  # no test touches the machine's systemd
+    try:
+        await _uninstalled(phone, memory, env)
+    finally:
+        kill_all_of(memory)
+
+
+async def _uninstalled(phone: FakeWhatsApp, memory: Path, env: dict[str, str]) -> None:
+    assert (await nanoclaw(memory, "up", **env))[0] == 0
+    phone.scan(await qr_in(memory))
+    while json.loads((memory / "whatsapp/pairing.json").read_text())["state"] != "connected":
+        await asyncio.sleep(0.05)
+    code, out, err = await nanoclaw(memory, "uninstall", **env)
+    assert (code, err) == (0, "")
+    assert "WhatsApp is unlinked." in out
+    assert "The assistant is stopped." in out
+    assert "stay where the engine is" in out
+    assert f"{memory} stays." in out
+    assert not (memory / "whatsapp/session.db").exists()
+    assert (memory / "nanoclaw.db").exists()
+    assert (await nanoclaw(memory, "uninstall", "--purge", **env))[0] == 0
+    assert not memory.exists()
+    code, out, _ = await nanoclaw(memory, "uninstall", "--purge", **env)
+    assert (code, "There is no home" in out) == (0, True)
