@@ -31,7 +31,7 @@ ORDER = [name for layer in LAYERS for name in layer]
 TOP = {"app", "ops", "guard", "cli", "__main__"}  # they wire the edges; all others know them as Protocols
 EDGES = {"channels", "sandbox", "gateway"}
 EDGES_MAY = {*LAYERS[0], "groups"}
-GUARD_MAY = {"errors", "mailbox", "sandbox"}  # it holds the engine's socket, so it is little
+GUARD_MAY = {"errors", "mailbox", "safefs", "sandbox"}  # it holds the engine's socket, so it is little
 
 # Where a library may be imported: the beginnings of module names.
 LIBRARIES = {
@@ -58,7 +58,7 @@ FILE_CALLS = {
     "cli/descriptors": {"os.open"},  # what the library prints
     "cli/config": {"unlink"},  # its own draft
     "cli/logs": {"open"},  # the log file
-    "cli/setup/credential": {"read_text"},  # the credential, and what the system says of its zone
+    "cli/setup/credential": {"read_text", "open"},  # the credential, and what the system says of its zone
     "channels/whatsapp/files": {"open"},  # an address of WhatsApp's media server
     "channels/whatsapp/pairing": {"os.open"},  # its own file, which holds a QR code
     "channels/whatsapp/session": {"unlink"},  # the library's database
@@ -82,7 +82,7 @@ FILE_CALLS = {
     "ops/doctor/mending": {"unlink"},  # the socket of a host that has died
     "ops/doctor/program": {"read_text", "iterdir"},  # the lock beside the program; the kernel's word on the host
     "ops/doctor/rights": {"iterdir"},  # names in folders that only the host writes; agents' are looked at, not into
-    "ops/status": {"read_text"},  # the kernel's list of locks
+    "ops/status": {"read_text", "iterdir"},  # the kernel's list of locks, and of a process's files
     "ops/retention": {"iterdir"},  # folders that only we make
     "ops/probe": {"read_text"},  # the kernel's word on memory
     "ops/restore": {"open", "os.open", "rename", "iterdir", "unlink", "hardlink_to"},

@@ -119,6 +119,21 @@ def test_key_file(home: Path, tmp_path: Path) -> None:
     assert (done.returncode, "absent cannot be read" in done.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("words", [["key"], ["--replace-key"], ["--replace-key", "--yes"]])
+def test_a_key_that_was_given_is_not_asked_for(home: Path, words: list[str]) -> None:
+    """Also where the step is named."""
+    run_setup(home, "--key-stdin", "--yes", stdin=KEY)
+    done = run_setup(home, *words, "--key-stdin", stdin=TOKEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_credential(home, {}) == Credential(CredentialKind.OAUTH, TOKEN)
+
+
+def test_a_key_without_end_is_none(home: Path) -> None:
+    """What is read is bounded, whatever is named."""
+    done = run_setup(home, "--key-file", "/dev/zero", "--yes")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 def test_home_that_is_not_writable(tmp_path: Path) -> None:
     """A home that cannot be is one line that names it."""
     (tmp_path / "file").write_text("")

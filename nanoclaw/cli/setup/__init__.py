@@ -113,7 +113,8 @@ def _set_up(said: Said) -> None:
         set_settings(home, said.settings)
     missing = _missing(home)
     steps = said.steps or (_first_steps(missing) if said.asking else missing)
-    steps = [step for step in steps if not (said.chat_later and step in FIRST_CHAT)]
+    done = (["key"] if said.secret else []) + (list(FIRST_CHAT) if said.chat_later else [])
+    steps = [step for step in steps if step not in done]
     if (said.steps or missing) and not said.asking:
         _need_nobody(steps, said)
     if said.network and said.network != "starter":  # which is what main begins with

@@ -13,17 +13,19 @@ from nanoclaw.config.writing import write_whole
 from nanoclaw.errors import ConfigError, NanoClawError
 from nanoclaw.gateway import Credential, CredentialKind
 
+_LONGEST = 1 << 16  # characters that are read of what should be one word
 _PREFIXES = {"sk-ant-api": CredentialKind.API_KEY, "sk-ant-oat": CredentialKind.OAUTH}
 
 
 def given(key_stdin: bool, key_file: Path | None) -> str:
     """What standard input or the file holds; "" when neither was named, a blank when it is empty."""
     if key_stdin:
-        return sys.stdin.read(1 << 16) or " "
+        return sys.stdin.read(_LONGEST) or " "
     if key_file is None:
         return ""
     try:
-        return key_file.read_text("utf-8", "replace") or " "
+        with key_file.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_LONGEST) or " "
     except OSError as e:
         raise NanoClawError(f"{key_file} cannot be read: {e.strerror}") from None
 
