@@ -5,11 +5,12 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,18 @@ TREE = (
 )
 NO_ENGINE = "unix:///nonexistent.sock"
 HOST = "nanoclaw/app/host.py"
+KILLED = """
+import os, signal
+from nanoclaw.cli import app
+from nanoclaw.ops.upgrade import Upgrade
+ours = Upgrade._ours
+def ours_and_then(self, *words):
+    ours(self, *words)
+    if words == ("self-check", "--migrate"):
+        os.kill(os.getpid(), signal.SIGKILL)
+Upgrade._ours = ours_and_then
+app(["upgrade", "--no-image", "--to", "two"])
+"""
 NEWS = 'CREATE TABLE news(x); INSERT INTO news VALUES("of two");'
 
 
@@ -103,10 +116,13 @@ class Machine:
     env: dict[str, str]
 
     async def run(self, *words: str, **more: str) -> tuple[int | None, str, str]:
-        python = self.clone / ".venv/bin/python"
+        return await self.python("-m", "nanoclaw", *words, **more)
+
+    async def python(self, *words: str, **more: str) -> tuple[int | None, str, str]:
         process = await asyncio.create_subprocess_exec(
-            python, "-m", "nanoclaw", *words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**self.env, **more}, cwd="/"
-        )
+            self.clone / ".venv/bin/python", *words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**self.env, **more},
+            cwd="/",
+        )  # fmt: skip
         out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
@@ -221,23 +237,110 @@ async def test_one_that_was_broken_off_is_taken_back(machine: Machine) -> None:
     with closing(sqlite3.connect(db)) as tx:
         tx.executescript(f"{NEWS} PRAGMA user_version = {SCHEMA + 1}")
     commit, to = (git(machine.clone, "rev-parse", ref) for ref in ("one", "two"))
-    git(machine.clone, "reset", "-q", "--hard", "two")
-    (machine.clone / "nanoclaw/__init__.py").write_text("half a file")
+    for name, part in (("nanoclaw/__init__.py", 0.5), (f"nanoclaw/store/migrations/{SCHEMA + 1:04}.sql", 1)):
+        text = git(machine.clone, "show", f"two:{name}")
+        (machine.clone / name).write_text(text[: int(len(text) * part)])
     work = machine.clone / ".git/nanoclaw"
     work.mkdir()
     (machine.clone / ".venv").rename(work / "venv-before")
-    journal = {"commit": commit, "branch": "main", "to": to, "saved": str(saved), "moved": True}
+    journal = {
+        "home": str(machine.home),
+        "commit": commit,
+        "branch": "main",
+        "to": to,
+        "saved": str(saved),
+        "moved": True,
+    }
     (work / "journal.json").write_text(json.dumps(journal))
     said: list[str] = []
-    one = Upgrade(
-        Clone(machine.clone), machine.home, machine.env, living=lambda: False, now=lambda: 0, say=said.append,
-        alone=lambda: one_host(machine.home / "nanoclaw.lock"),
-    )  # fmt: skip
+    one = upgrade_of(machine, machine.home, said.append)
     assert "nothing to do" in await asyncio.to_thread(one.run, "one")
     assert said[0] == "An upgrade was broken off."
     assert (machine.tag, machine.schema) == ("one", SCHEMA)
     assert (await machine.run("--version"))[0] == 0
     assert [*broken(machine)] == []
+
+    # What somebody changes while it is prepared is seen before the files move.
+    def edit_late(line: str) -> None:
+        if line.startswith("5/6"):
+            edit(machine.clone / "pyproject.toml", "[project]", "[project]  # mine")
+
+    one.say = edit_late
+    with pytest.raises(UpgradeError, match=r"changes of yours: pyproject\.toml"):
+        await asyncio.to_thread(one.run, "two")
+    assert (machine.tag, machine.schema) == ("one", SCHEMA)
+    assert "# mine" in (machine.clone / "pyproject.toml").read_text()
+
+
+def upgrade_of(machine: Machine, home: Path, say: Callable[[str], None] = lambda line: None) -> Upgrade:
+    """One in this process."""
+    return Upgrade(
+        Clone(machine.clone), home, machine.env, living=lambda: living(home) is not None, now=lambda: 0, say=say,
+        alone=lambda: one_host(home / "nanoclaw.lock"),
+    )  # fmt: skip
+
+
+async def killed(machine: Machine) -> None:
+    """An upgrade to two, ended as by a power cut when the database is migrated and nothing is started yet."""
+    code, _, err = await machine.python("-c", KILLED)
+    assert code == -signal.SIGKILL, err
+    assert (machine.tag, machine.schema) == ("two", SCHEMA + 1)
+
+
+async def test_one_that_was_killed_loses_nothing(machine: Machine) -> None:
+    """Neither a message that the new version had, nor another home's rows, nor what somebody wrote into the clone."""
+    store._open(open_home(machine.home).db).close()
+    await killed(machine)
+
+    journal = machine.clone / ".git/nanoclaw/journal.json"
+    told = journal.read_text()
+    one = upgrade_of(machine, machine.home)
+
+    # Said for another home, whose database is none of it.
+    with pytest.raises(UpgradeError, match=f"NANOCLAW_HOME={machine.home}"):
+        await asyncio.to_thread(upgrade_of(machine, machine.home.with_name("other")).run, "")
+
+    # The clone has somebody's edits, and then commits.
+    edit(machine.clone / "pyproject.toml", "[project]", "[project]  # mine")
+    with pytest.raises(UpgradeError, match=r"pyproject\.toml; `git stash`"):
+        await asyncio.to_thread(one.run, "")
+    assert "# mine" in (machine.clone / "pyproject.toml").read_text()
+    commit(machine.clone, "mine")
+    with pytest.raises(UpgradeError, match="commits of yours"):
+        await asyncio.to_thread(one.run, "")
+    assert (machine.tag, machine.schema) == ("mine", SCHEMA + 1)
+    git(machine.clone, "checkout", "-q", "-B", "main", "two")
+
+    # The machine began again, so the new version lives, and something came: it stays.
+    code, _, err = await machine.run("up")
+    assert code == 0, err
+    pid = await machine.pid()
+    waiting_text(machine.home / "nanoclaw.db")
+    with pytest.raises(UpgradeError, match="only forward"):
+        await asyncio.to_thread(one.run, "one")
+    assert (machine.tag, machine.schema) == ("two", SCHEMA + 1)
+    assert await machine.pid() == pid
+    assert [*broken(machine)] == []
+
+    # The same, had nothing come: back, and what lived lives again.
+    with closing(sqlite3.connect(machine.home / "nanoclaw.db")) as tx:
+        assert tx.execute("DELETE FROM outgoing WHERE payload = 'waits'").rowcount == 1
+        tx.commit()
+    journal.write_text(told)
+    assert "nothing to do" in await asyncio.to_thread(one.run, "one")
+    assert (machine.tag, machine.schema) == ("one", SCHEMA)
+    assert await machine.pid() not in (pid, None)
+
+
+def test_the_copy_that_was_just_made_stays(folder: Path) -> None:
+    """Also where the clock was set back, and it has the oldest name."""
+    home = open_home(folder)
+    store._open(home.db).close()
+    for second in range(migrating.KEPT):
+        migrating.save(home.root, "later", 1_700_000_000_000 + second * 1000)
+    path = migrating.save(home.root, "now", 0)
+    assert path.exists()
+    assert len(migrating.copies(home.root)) == migrating.KEPT
 
 
 async def test_other_packages_come_with_it(machine: Machine, origin: Path) -> None:
@@ -266,7 +369,7 @@ async def test_other_packages_come_with_it(machine: Machine, origin: Path) -> No
 async def test_the_front_door_takes_it_away(machine: Machine) -> None:
     """./nanoclaw.sh stop and uninstall: what is gone already is no fault; what is no home of ours stays."""
     shim = machine.clone / ".venv/bin/nanoclaw"
-    shim.write_text(f'#!/bin/sh\nexec {machine.clone}/.venv/bin/python -m nanoclaw "$@"\n')
+    shim.write_text("#!/nowhere/python\n")  # as in a clone that was moved
     shim.chmod(0o755)
     open_home(machine.home)
     (machine.home / "nanoclaw.toml").touch()
@@ -291,6 +394,20 @@ async def test_the_front_door_takes_it_away(machine: Machine) -> None:
     assert (code, "nothing is installed" in out) == (1, True)
 
 
+async def own_commits_stay(machine: Machine) -> None:
+    """Without a name it never goes back, and never leaves commits behind that are not there."""
+    one = upgrade_of(machine, machine.home)
+    for begin, tag, told in (("one", "beside", "commits of its own"), ("two", "above", "nothing to do")):
+        git(machine.clone, "reset", "-q", "--hard", begin)
+        (machine.clone / "LICENSE").write_text(tag)
+        commit(machine.clone, tag)
+        try:
+            said = await asyncio.to_thread(one.run, "")
+        except UpgradeError as e:
+            said = str(e)
+        assert (told in said, machine.tag) == (True, tag), said
+
+
 # --- what is refused ---------------------------------------------------------------------------
 
 
@@ -311,6 +428,7 @@ async def test_what_stands_in_the_way_is_said(machine: Machine) -> None:
     assert (code, "Here: one" in out, "There: two" in out, "This is two" in out) == (0, True, True, True)
     code, _, err = await machine.run("upgrade", NANOCLAW_UNDER_COMPOSE="1")
     assert (code, "docker compose up -d --build" in err) == (1, True)
+    await own_commits_stay(machine)
     git(machine.clone, "remote", "set-url", "origin", str(machine.home / "gone"))
     with pytest.raises(UpgradeError, match="git fetch"):
         clone.newest("")

@@ -28,18 +28,20 @@ def logs(
     except OSError as e:
         raise NanoClawError(f"{path}: {e.strerror}; nothing has been logged here yet, or not by you") from None
     with file:
-        for line in deque(file, maxlen=count):
+        lines = list(deque(file, maxlen=count + 1))
+        # One that is being written is shown when it is whole.
+        held = lines.pop() if follow and lines and not lines[-1].endswith(b"\n") else b""
+        for line in lines[max(0, len(lines) - count) :]:
             _show(line)
         if follow:
             try:
-                _follow(path, file)
+                _follow(path, file, held)
             except KeyboardInterrupt:
                 return
 
 
-def _follow(path: Path, file: BinaryIO) -> None:
-    """Until Ctrl-C; a file that was set aside for a new one is read to its end first."""
-    held = b""
+def _follow(path: Path, file: BinaryIO, held: bytes) -> None:
+    """Until Ctrl-C; a file that was set aside for a new one is read to its end first. `held` begins a line."""
     while True:
         replaced = _replaced(path, file)  # looked at first: what it holds after that is all
         while data := file.read(_CHUNK):
@@ -47,6 +49,9 @@ def _follow(path: Path, file: BinaryIO) -> None:
             for line in lines:
                 _show(line)
         if replaced:
+            if held:
+                _show(held)
+                held = b""
             file.close()
             file = path.open("rb")
             continue

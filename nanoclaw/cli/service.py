@@ -47,11 +47,7 @@ def install(
 @app.command("uninstall")
 def uninstall() -> None:
     """Stop it and remove the unit; nothing else changes."""
-    from nanoclaw.ops import service
-
-    unit = service.unit_of(home_of(os.environ), os.environ, os.geteuid())
-    gone = unit is not None and service.uninstall(unit)
-    typer.echo("The service is removed." if gone else "No service is installed.")
+    typer.echo(remove(home_of(os.environ)) or "No service is installed.")
 
 
 @app.command("status")
@@ -101,6 +97,17 @@ def begin(home: Path) -> None:
     # Its log files have it all: what nobody bounds must not grow.
     command = [*service.program(), "--quiet"]
     service.start_background(home, command, {**os.environ, **service.FIXED}, lambda: living(home) is not None, READY)
+
+
+def remove(home: Path) -> str:
+    """Stop the unit of this home, and remove it; what was done, "" where there is none. Raises NanoClawError."""
+    from nanoclaw.ops import service
+
+    unit = service.unit_of(home, os.environ, os.geteuid())
+    if unit is not None:
+        return "The service is removed." if service.uninstall(unit) else ""
+    unit = service.unit_at(home, os.environ, os.geteuid())
+    return f"The service is removed: {unit.path} is deleted; no systemd answers here." if service.delete(unit) else ""
 
 
 def living(home: Path) -> int | None:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from nanoclaw.cli.service import living
+from nanoclaw.cli.service import living, remove
 from nanoclaw.config import Config, home_of, load
-from nanoclaw.errors import ConfigError, NanoClawError
+from nanoclaw.errors import ConfigError, HomeError, NanoClawError
 from nanoclaw.hints import UNDER_COMPOSE
+from nanoclaw.prompts import plain
 
 _UNLINK = 90.0  # seconds: where no host lives, one begins for it
 _STOP = 90.0  # seconds
@@ -25,20 +26,18 @@ def uninstall(
 
     Without a terminal the home stays, unless --purge is given. What is gone already is no fault.
     """
-    from nanoclaw.ops import service
-
     if os.environ.get(UNDER_COMPOSE):
         raise NanoClawError(
             "this runs under docker compose: nanoclaw logout unlinks WhatsApp; after that, on the machine itself and in"
             " the clone, docker compose down --volumes --rmi all"
         )
     home = home_of(os.environ)
+    _refuse(home, purge)
     config = _config(home)
     if (home / "whatsapp" / "session.db").is_file() and config.whatsapp != "off":
         typer.echo(_unlinked())
-    unit = service.unit_of(home, os.environ, os.geteuid())
-    if unit is not None and service.uninstall(unit):
-        typer.echo("The service is removed.")
+    if told := remove(home):
+        typer.echo(told)
     if living(home) is not None:
         code, said = _nanoclaw("stop", limit=_STOP)
         if code:
@@ -46,6 +45,35 @@ def uninstall(
         typer.echo("The assistant is stopped.")
     typer.echo(_engine_cleared(home, config))
     _home_removed(home, purge)
+
+
+def _refuse(home: Path, purge: bool) -> None:
+    """Before anything is removed. Raises NanoClawError."""
+    from nanoclaw.app import one_host
+    from nanoclaw.groups import Home
+    from nanoclaw.ops import leaving, status
+
+    if purge and home.exists() and (why := leaving.kept(home, _program())):
+        raise NanoClawError(f"{home} {why}, so it is not deleted. Nothing was done; without --purge all else goes")
+    if not (home / "nanoclaw.lock").exists() or living(home) is not None:
+        return
+    try:
+        with one_host(home / "nanoclaw.lock"):
+            return
+    except HomeError:
+        pid = status.sign_of_life(Home(home, home / "run")).pid
+    who = f"process {pid}" if pid else "another process"
+    raise NanoClawError(
+        f"{who} holds {home} and does not answer, so nothing is removed. If it does not in a minute either: kill -9"
+        f" {pid or 'it'}, then this again"
+    )
+
+
+def _program() -> list[Path]:
+    """Where this program lies."""
+    from nanoclaw.sandbox.image import resources
+
+    return [Path(sys.prefix), resources()]
 
 
 def _config(home: Path) -> Config:
@@ -96,8 +124,8 @@ def _install(home: Path) -> str:
 
 
 def _home_removed(home: Path, purge: bool) -> None:
-    from nanoclaw import safefs
     from nanoclaw.app import one_host
+    from nanoclaw.ops import leaving
 
     if not home.exists():
         typer.echo(f"There is no home in {home}.")
@@ -105,14 +133,18 @@ def _home_removed(home: Path, purge: bool) -> None:
     if not any((home / name).exists() for name in ("nanoclaw.db", "nanoclaw.toml")):
         typer.echo(f"{home} does not look like a home, so it stays.")
         return
+    if why := leaving.kept(home, _program()):
+        typer.echo(f"{home} {why}, so it stays: delete by hand what is ours in it.")
+        return
     if not purge:
         typer.echo(f"{home} holds all chats, memory, settings and the key. nanoclaw backup FILE saves it.")
         # A --yes for other questions is no word on this one.
         if not (sys.stdin.isatty() and typer.confirm("Delete it for good?", default=False)):
             typer.echo(f"{home} stays.")
             return
-    if home.is_symlink() or home.is_mount():
-        raise NanoClawError(f"{home} is a link or a mount: delete what is in it by hand")
     with one_host(home / "nanoclaw.lock"):
-        safefs.remove_tree(home)
-    typer.echo(f"{home} is deleted.")
+        left = leaving.delete(home)
+    if left:
+        typer.echo(f"What is ours in {home} is deleted; what is not stays: {plain(', '.join(left))}")
+    else:
+        typer.echo(f"{home} is deleted.")

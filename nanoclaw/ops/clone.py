@@ -93,6 +93,10 @@ class Clone:
                 return commit
         raise UpgradeError("this clone follows no branch: say which one by --to")
 
+    def is_before(self, old: str, new: str) -> bool:
+        """Whether `new` has everything that `old` has."""
+        return self._run(["merge-base", "--is-ancestor", old, new])[0] == 0
+
     def between(self, old: str, new: str) -> list[str]:
         """The commits that are new, newest first, one line each."""
         return self.git("log", "--format=%h %s", f"{old}..{new}").splitlines()
@@ -113,17 +117,54 @@ class Clone:
 
     def move(self, place: Place, to: str) -> None:
         """Bring the files to that commit: the branch goes forward with them, or is left. Raises UpgradeError."""
-        code, _ = self._run(["merge-base", "--is-ancestor", place.commit, to])
-        if place.branch and code == 0:
+        if place.branch and self.is_before(place.commit, to):
             self.git("merge", "--quiet", "--ff-only", to)
         else:
             self.git("checkout", "--quiet", "--detach", to)
 
-    def move_back(self, place: Place) -> None:
-        """As it was; there was no change of anybody's before, so what differs is of a move. Raises UpgradeError."""
+    def refuse_foreign(self, place: Place, to: str) -> None:
+        """Raises UpgradeError where more than a move from there to `to`, or a part of one, would be taken back."""
+        branch = place.branch
+        for name in ("HEAD", *([f"refs/heads/{branch}"] if branch else [])):
+            code, commit = self._run(["rev-parse", "--verify", "-q", f"{name}^{{commit}}"])
+            if code == 0 and commit not in (place.commit, to):
+                raise UpgradeError(
+                    f"{self.root} has commits of yours since: keep them with `git branch mine {commit[:12]}`, then"
+                    f" `git checkout {f'-B {branch}' if branch else '--detach'} {to[:12]}`"
+                )
+        if names := [name for name in self._differing(place.commit, to) if not self._is_part(name, place.commit, to)]:
+            raise UpgradeError(
+                f"{self.root} has changes of yours since: {', '.join(names[:_TOLD])}; `git stash` sets them aside"
+            )
+
+    def _differing(self, *commits: str) -> list[str]:
+        """Files that are as in none of these commits."""
+        sets = [set(self.git("diff", "--name-only", "-z", commit).split("\0")) for commit in commits]
+        return sorted(set.intersection(*sets) - {""})
+
+    def _is_part(self, name: str, *commits: str) -> bool:
+        """Whether a file holds the beginning of what it is in one of these commits: git was ended while it wrote."""
+        try:
+            there = (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return any(self._blob(commit, name).startswith(there) for commit in commits)
+
+    def _blob(self, commit: str, name: str) -> bytes:
+        command = ["git", "-C", str(self.root), "show", f"{commit}:{name}"]
+        return subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False).stdout
+
+    def move_back(self, place: Place, to: str) -> None:
+        """As it was before a move to `to`, after `refuse_foreign`. Raises UpgradeError."""
+        new = self.git("diff", "--name-only", "--diff-filter=A", "-z", place.commit, to).split("\0")
         self.git("reset", "--quiet", "--hard")
         self.git("checkout", "--quiet", *([place.branch] if place.branch else ["--detach", place.commit]))
         self.git("reset", "--quiet", "--hard", place.commit)
+        for name in filter(None, new):  # what git wrote and did not write down before it was ended
+            if (self.root / name).is_file() and self._is_part(name, to):
+                (self.root / name).unlink()
 
 
 def _sentence(text: str) -> str:

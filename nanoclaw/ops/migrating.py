@@ -71,7 +71,7 @@ def save(root: Path, name: str, now: int, advice: str = "") -> Path:
         raise BackupError(f"{words}, {advice}" if advice else words) from None
     finally:
         part.unlink(missing_ok=True)
-    _keep_newest(copies(root))
+    _keep_newest(copies(root), path)
     return path
 
 
@@ -114,7 +114,7 @@ def put_back(file: Path, root: Path) -> Path | None:
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
-    _keep_newest(sorted((root / FOLDER).glob(f"*{_REPLACED}")))
+    _keep_newest(sorted((root / FOLDER).glob(f"*{_REPLACED}")), before)
     return before if there else None
 
 
@@ -129,8 +129,10 @@ def _set_aside(db: Path, before: Path) -> None:
         before.chmod(0o600)
 
 
-def _keep_newest(paths: list[Path]) -> None:
-    for old in paths[:-KEPT]:
+def _keep_newest(paths: list[Path], made: Path) -> None:
+    """`paths` by age; the one that was just made is the newest, whatever the clock says."""
+    others = [path for path in paths if path != made]
+    for old in others[: 1 - KEPT]:
         old.unlink(missing_ok=True)
 
 

@@ -85,16 +85,18 @@ class Unit:
 
 def unit_of(home: Path, environ: Mapping[str, str], euid: int) -> Unit | None:
     """The unit of this home; None where no systemd answers: no such machine, or no session of the user's."""
+    unit = unit_at(home, environ, euid)
+    return unit if shutil.which("systemctl") and unit.ask("show-environment")[0] == 0 else None
+
+
+def unit_at(home: Path, environ: Mapping[str, str], euid: int) -> Unit:
+    """Where the unit of this home has its file, also where no systemd answers (in cron, after su)."""
     default = home == Path.home() / ".nanoclaw"
     name = "nanoclaw.service" if default else f"nanoclaw-{hashlib.sha256(os.fsencode(home)).hexdigest()[:8]}.service"
-    if not shutil.which("systemctl"):
-        return None
     if euid == 0:
-        unit = Unit(name, Path("/etc/systemd/system"), ("systemctl",), True)
-    else:
-        config = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-        unit = Unit(name, config / "systemd" / "user", ("systemctl", "--user"), False)
-    return unit if unit.ask("show-environment")[0] == 0 else None
+        return Unit(name, Path("/etc/systemd/system"), ("systemctl",), True)
+    config = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Unit(name, config / "systemd" / "user", ("systemctl", "--user"), False)
 
 
 # --- what it says ------------------------------------------------------------------------------
@@ -171,6 +173,22 @@ def uninstall(unit: Unit) -> bool:
     unit.do("daemon-reload")
     unit.ask("reset-failed", unit.name)
     return True
+
+
+def delete(unit: Unit) -> bool:
+    """Remove its files where no systemd answers, so that it does not begin again; whether there were any.
+
+    Raises NanoClawError.
+    """
+    link = unit.folder / f"{'multi-user' if unit.system else 'default'}.target.wants" / unit.name
+    there = [path for path in (link, unit.path) if os.path.lexists(path)]
+    for path in there:
+        try:
+            path.unlink()
+        except OSError as e:
+            names = " and ".join(map(str, there))
+            raise NanoClawError(f"{path} cannot be removed ({e.strerror}): delete {names}") from None
+    return bool(there)
 
 
 def state(unit: Unit) -> State:

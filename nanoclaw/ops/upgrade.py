@@ -7,6 +7,7 @@ own files are exchanged while it runs: it loads all that it needs before, and as
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,12 +47,13 @@ class Images:
 class Journal:
     """What was done so far, so that it can be taken back."""
 
+    home: str  # whose database it is about
     commit: str
     branch: str
     to: str
     ran: bool = False  # whether a host lived
     saved: str = ""  # the copy of the database
-    trace: str = ""  # of the database before the new version's host began
+    trace: str = ""  # of the database before the new version's host began; "" = as in the copy
     image: str = ""  # what the agent image's name meant; "" = it still does
     moved: bool = False  # files and packages may be the new ones
 
@@ -90,15 +92,27 @@ class Upgrade:
             self.clone.refuse_changed()
             place = self.clone.here()
             to = self.clone.newest(ref)
-            if to == place.commit:
-                return f"This is {self.clone.name(to)}, the version that was asked for; nothing to do."
+            if self._is_nothing_new(place, to, ref):
+                return f"This is {self.clone.name(place.commit)}, which has all that was asked for; nothing to do."
             names = f"{self.clone.name(place.commit)} to {self.clone.name(to)}"
             try:
                 image = self._prepare(place, to)
-                self._switch(Journal(place.commit, place.branch, to), image)
+                self._switch(Journal(str(self.home), place.commit, place.branch, to), image)
             finally:
                 self._sweep()
             return f"Upgraded from {names}."
+
+    def _is_nothing_new(self, place: Place, to: str, ref: str) -> bool:
+        """Only who names a version goes back, or leaves commits of his own behind. Raises UpgradeError."""
+        if ref or to == place.commit:
+            return to == place.commit
+        if not self.clone.is_before(place.commit, to) and not self.clone.is_before(to, place.commit):
+            name = self.clone.name(to)
+            raise UpgradeError(
+                f"this clone has commits of its own that {name} has not: bring them there (git rebase {to[:12]}), or"
+                f" leave them behind (nanoclaw upgrade --to {to[:12]}). Nothing was changed"
+            )
+        return self.clone.is_before(to, place.commit)
 
     # --- beside the one that runs -----------------------------------------------------------------
 
@@ -161,16 +175,15 @@ class Upgrade:
             self._change(journal, image)
         except (Exception, KeyboardInterrupt) as e:
             why = str(e) or type(e).__name__
-            if self._is_forward(journal):
-                self._forget_journal()
-                raise UpgradeError(f"{why}; {FORWARD}") from None
             self.say(f"It did not work: {why}")
             try:
-                self._undo(journal)
+                is_back = self._take_back(journal)
             except (NanoClawError, OSError) as worse:
                 raise UpgradeError(
                     f"{why}; and taking it back failed: {worse}. Mend that, then nanoclaw upgrade goes on with it"
                 ) from None
+            if not is_back:
+                raise UpgradeError(f"{why}; {FORWARD}") from None
             raise UpgradeError(f"{why}. Everything is as it was before the upgrade") from None
         if journal.image and self.images:
             with suppress(NanoClawError):
@@ -187,6 +200,7 @@ class Upgrade:
         db = self.home / DATABASE
         if db.exists():
             journal.saved = str(migrating.save(self.home, f"{journal.commit[:8]}-to-{journal.to[:8]}", self.now()))
+        self.clone.refuse_changed()  # it was looked at minutes ago
         journal.moved = True
         self._write(journal)
         self.clone.move(Place(journal.commit, journal.branch), journal.to)
@@ -223,15 +237,37 @@ class Upgrade:
     def _is_forward(self, journal: Journal) -> bool:
         """Whether the old program could not go on from here without losing or repeating something."""
         db = self.home / DATABASE
-        if not journal.trace or copy.schema(db) == copy.schema(Path(journal.saved)):
-            return False  # no host of the new version began, or the old program can read what it wrote
-        return copy.trace(db) != journal.trace
+        if not journal.moved or not db.exists():
+            return False
+        if not journal.saved:
+            return True  # the new version made the database; the old one may not be able to read it
+        saved = Path(journal.saved)
+        if copy.schema(db) == copy.schema(saved):
+            return False  # the old program can read what was written
+        # Broken off before its trace was known: a host may have begun since.
+        return copy.trace(db) != (journal.trace or copy.trace(saved))
+
+    def _take_back(self, journal: Journal) -> bool:
+        """Whether all is as it was; False where only forward is left. Raises NanoClawError, OSError."""
+        if not self._is_forward(journal):
+            if journal.moved:
+                self.clone.refuse_foreign(Place(journal.commit, journal.branch), journal.to)
+            lives = journal.moved and self.living()
+            if lives:
+                journal.ran = True
+                self._write(journal)
+                self._ours("stop")
+            if not self._is_forward(journal):  # nothing came until it was ended
+                self._undo(journal)
+                return True
+            if lives:
+                self._ours("up")
+        self._forget_journal()
+        return False
 
     def _undo(self, journal: Journal) -> None:
         """Everything as the journal says that it was. Raises NanoClawError, OSError; then it can be tried again."""
         self.say("Taking it back: files, packages, image, database ...")
-        if self.living() and journal.moved:
-            self._ours("stop")
         db = self.home / DATABASE
         if journal.saved and db.exists() and copy.schema(db) != copy.schema(Path(journal.saved)):
             with self.alone():
@@ -243,7 +279,7 @@ class Upgrade:
                 shutil.rmtree(self._venv)
             self._old_packages.rename(self._venv)
         if journal.moved:
-            self.clone.move_back(Place(journal.commit, journal.branch))
+            self.clone.move_back(Place(journal.commit, journal.branch), journal.to)
         if journal.ran and not self.living():
             self._ours("up")
         self._forget_journal()
@@ -257,11 +293,14 @@ class Upgrade:
             journal = Journal(**json.loads(path.read_text("utf-8")))
         except (ValueError, TypeError):
             raise UpgradeError(f"{path} cannot be read: look at `git status`, then delete it") from None
+        if journal.home != str(self.home):
+            told = f"NANOCLAW_HOME={shlex.quote(journal.home)}"
+            raise UpgradeError(f"an upgrade of another home was broken off here: say it again with {told}")
         self.say("An upgrade was broken off.")
-        if self._is_forward(journal):
-            self._forget_journal()
+        is_back = self._take_back(journal)
+        self._sweep()
+        if not is_back:
             raise UpgradeError(f"an upgrade was broken off after its end; {FORWARD}")
-        self._undo(journal)
 
     def _write(self, journal: Journal) -> None:
         path = self._work / "journal.json"
