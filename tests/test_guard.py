@@ -4,6 +4,7 @@ import asyncio
 import copy
 import io
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -157,6 +158,14 @@ BAD_BODIES: dict[str, Callable[[dict[str, Any]], None]] = {
     "mounted over the system": mount(Target="/etc"),
     "mounted over everything": mount(Target="/"),
     "mounted by the way up": mount(Target="/workspace/../etc"),
+    "mounted over a folder in memory": mount(Target="/home/agent/.claude"),
+    "mounted over all folders in memory": mount(Target="/home/agent"),
+    "mounted over the agent itself": mount(Target="/opt/agent/app/agent"),
+    "mounted at one place": mount(Target="/workspace/group"),
+    "mounted within our own folder": mount(Target="/workspace/group/cron.d/x"),
+    "mounted within a folder for reading": lambda given: [mount(Target=f"/workspace/{t}")(given) for t in ("x", "x/y")],
+    "what is loaded first": lambda given: given["Env"].insert(0, "LD_PRELOAD=/workspace/x.so"),
+    "what a runtime looks at": lambda given: given["Env"].insert(0, "NVIDIA_VISIBLE_DEVICES=all"),
     "mounts of no list": host("Mounts", {}),
     "no mounts": host("Mounts", None),
     "no host config": at("HostConfig", to=None),
@@ -214,6 +223,7 @@ def test_every_place_is_held(value: Any) -> None:
         json.dumps(body()).replace('"NetworkMode"', '"Privileged": true, "Privileged": false, "NetworkMode"'),
         json.dumps(body()).replace('"PidsLimit": 256', '"PidsLimit": NaN'),
         json.dumps(body()).replace('"PidsLimit": 256', '"PidsLimit": 256.0'),
+        *(json.dumps(body()).replace('["ALL"]', "[" * n + "]" * n) for n in range(400, 1000, 50)),
         "[]", "null", '"x"', "", "{", "{}", "\xff", "[" * 100_000,
     ],
 )  # fmt: skip
@@ -227,7 +237,7 @@ def test_what_is_no_plain_json_is_refused(text: str) -> None:
     "changed",
     [
         {"image": ""}, {"user": "1000:1000"}, {"user": "0:0"}, {"roots": ()}, {"runtime": "runsc"},
-        {"roots": (Root(DATA),)}, {"engine": Engine(podman=True)},
+        {"roots": (Root(DATA),)}, {"engine": Engine(podman=True)}, {"memory_mb": 1024},
     ],
 )  # fmt: skip
 def test_the_rules_of_the_moment_count(changed: dict[str, Any]) -> None:
@@ -256,7 +266,21 @@ def test_what_the_host_asks_for_passes(spec: Spec, rules: Rules) -> None:
         policy.created("nanoclaw-other", json.dumps(given).encode(), rules)
 
 
+def test_within_what_the_owner_listed_names_can_be_hidden() -> None:
+    """As NanoClaw hides a name: something empty is mounted over it. Then that name has to be there, too."""
+    hidden = Bind(Path(DATA, "empty"), "/workspace/extra/app/.ssh")
+    made = policy.created(
+        "nanoclaw-1234abcd", json.dumps(body(replace(SPEC, binds=(*SPEC.binds, hidden)))).encode(), RULES
+    )
+    sources = {f"{DATA}/groups/main", "/srv/projects/app", "/srv/music", f"{DATA}/empty"}
+    assert {*policy.places(policy.made_binds(made))} == {*sources, "/srv/projects/app/.ssh"}
+
+
 BAD_CALLS = """
+POST /v1.40/containers/create?name=nanoclaw-1234abcd
+POST /v1.24/containers/1234567890ab/start
+GET /v1.41/containers/nanoclaw-1234abcd/json
+POST /v1.41/containers/create?name=nanoclaw-engine-guard-1
 POST /v1.41/containers/1234567890ab/exec
 POST /v1.41/exec/1234567890ab/start
 POST /v1.41/containers/1234567890ab/attach
@@ -295,6 +319,9 @@ POST /v1.41/build?buildargs={"BASE_IMAGE":"python:3.12-slim"}&extrahosts=a
 POST /v1.41/build/prune
 POST /v1.41/images/create?fromImage=evil&tag=latest
 POST /v1.41/images/create?fromImage=python&tag=3.12
+POST /v1.41/images/create?fromImage=python
+POST /v1.41/images/create?fromImage=python:3.12-slim
+POST /v1.41/images/create?fromImage=python:3.12-slim&tag=latest
 POST /v1.41/images/create?fromSrc=-&repo=nanoclaw-agent
 POST /v1.41/images/load
 GET /v1.41/images/nanoclaw-agent/get
@@ -371,13 +398,16 @@ def test_no_other_call_passes(line: str) -> None:
          Act.BUILD, {}),
         ("POST /v1.41/images/create?fromImage=python&tag=3.12-slim", Act.PULL,
          {"fromImage": "python", "tag": "3.12-slim"}),
+        ("POST /v1.41/images/create?fromImage=own", Act.PULL, {"fromImage": "own", "tag": "latest"}),
         ("GET /v1.41/images/python:3.12-slim/json", Act.IMAGE, {}),
+        ("GET /images/reg.example.com/own:V1/json", Act.IMAGE, {}),
     ],
 )  # fmt: skip
 def test_the_host_s_calls_pass_in_our_own_words(line: str, act: Act, query: dict[str, str]) -> None:
     """What a call may vary is checked, what it may not is put there."""
     method, _, target = line.partition(" ")
-    made = policy.asked(method, quote(target, safe="/?&=%:"), NAMES)
+    names = replace(NAMES, bases=NAMES.bases | {"own:latest", "reg.example.com/own:V1"})
+    made = policy.asked(method, quote(target, safe="/?&=%:"), names)
     assert (made.act, dict(made.query)) == (act, query)
 
 
@@ -388,7 +418,13 @@ def test_the_machine_itself_cannot_be_listed(path: str) -> None:
         read_settings({"GUARD_PROJECT": "p", "GUARD_ALLOW": f"/srv/projects,{path}"})
 
 
-@pytest.mark.parametrize("environ", [{}, {"GUARD_PROJECT": "A b"}, {"GUARD_PROJECT": "p", "PUID": "root"}])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {}, {"GUARD_PROJECT": "A b"}, {"GUARD_PROJECT": "p", "PUID": "root"},
+        {"GUARD_PROJECT": "p", "NANOCLAW_BASE_IMAGE": "python@sha256:" + "a" * 64},
+    ],
+)  # fmt: skip
 def test_settings_that_are_not_right_are_told(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         read_settings(environ)
@@ -405,7 +441,8 @@ def test_settings_are_the_compose_file_s() -> None:
 
 # --- what is carried ---------------------------------------------------------------------------
 
-OURS = {"Labels": {policy.LABEL_GUARD: "p"}}
+OURS = {"Labels": {policy.LABEL_GUARD: "p"}, "User": "10001:10001"}
+MADE = {"Type": "bind", "Source": f"{DATA}/groups/main", "Destination": "/workspace/group", "RW": True}
 ASKER = {"Labels": {policy.LABEL_PROJECT: "p", policy.LABEL_SERVICE: "nanoclaw"}}
 MOUNTS = [{"Type": "volume", "Source": DATA, "Destination": "/data"},
           {"Type": "volume", "Source": "/v/guard", "Destination": "/guard"},
@@ -415,22 +452,31 @@ MOUNTS = [{"Type": "volume", "Source": DATA, "Destination": "/data"},
 class FakeEngine:
     """Answers as an engine with one container of ours, one of somebody else, and the asker's; notes what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path) -> None:
         self.heard: list[tuple[str, str, bytes]] = []
+        self.starting, self.go, self.there = asyncio.Event(), asyncio.Event(), 1
+        self.go.set()
         current = {"Labels": {BUILD_LABEL: build_hash(resources()), PROTOCOL_LABEL: str(PROTOCOL)}}
         self.stored: dict[str, Any] = {
-            "/containers/" + "1" * 12: {"Config": OURS},
-            "/containers/" + "2" * 12: {"Config": {"Labels": {}}},
-            "/containers/" + "3" * 12: {"Config": ASKER, "Mounts": MOUNTS},
+            "/containers/" + "1" * 12: {"Id": "1" * 64, "Config": OURS, "Image": IMAGE, "Mounts": [MADE]},
+            "/containers/" + "2" * 12: {"Id": "2" * 64, "Config": {"Labels": {}}},
+            "/containers/" + "3" * 12: {"Id": "3" * 64, "Config": ASKER, "Mounts": MOUNTS},
+            "/containers/" + socket.gethostname(): {
+                "Config": ASKER,
+                "Mounts": [MOUNTS[0] | {"Destination": str(data)}],
+            },
             f"/images/{IMAGE}": {"Config": current},
             "/images/sha256:" + "b" * 64: {"Config": {"Labels": {}}},
         }
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = "/" + request.path.lstrip("/").removeprefix("v1.41/")
-        if not request.path.startswith("/v1.41") and path != "/events":  # the guard's own questions
+        if request.method == "GET" and not request.path.startswith("/v1.41") and path != "/events":  # the guard asks
             found: Any = self.stored.get(path.removesuffix("/json"), {"CgroupDriver": "cgroupfs"})
-            return web.json_response([{"Id": "3" * 12}] if path == "/containers/json" else found)
+            return web.json_response([{"Id": "3" * 12}] * self.there if path == "/containers/json" else found)
+        if path.endswith("/start"):
+            self.starting.set()
+            await self.go.wait()
         self.heard.append((request.method, request.path, await request.read()))
         if path == "/events":
             told = web.StreamResponse()
@@ -442,7 +488,8 @@ class FakeEngine:
 
 @pytest.fixture
 async def engine(folder: Path) -> AsyncIterator[FakeEngine]:
-    fake, app = FakeEngine(), web.Application()
+    (folder / "data/groups/main").mkdir(parents=True)
+    fake, app = FakeEngine(folder / "data"), web.Application()
     app.router.add_route("*", "/{path:.*}", fake.handle)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
@@ -459,7 +506,8 @@ async def client(folder: Path, engine: FakeEngine) -> AsyncIterator[aiohttp.Clie
     async with asyncio.timeout(LIMIT):
         await ready.wait()
     assert (folder / "g").stat().st_mode & 0o777 == 0o660
-    async with aiohttp.ClientSession("http://x", connector=aiohttp.UnixConnector(str(folder / "g"))) as session:
+    connector = aiohttp.UnixConnector(str(folder / "g"))
+    async with aiohttp.ClientSession("http://x", connector=connector) as session:
         yield session
     guard.cancel()
     await asyncio.wait({guard})
@@ -508,6 +556,101 @@ async def test_a_container_is_made_of_our_own_words(client: aiohttp.ClientSessio
     expected = copy.deepcopy(body(own))
     expected["Labels"][policy.LABEL_GUARD] = "p"
     assert json.loads(heard) == expected
+
+
+def a_link(there: Path) -> None:
+    there.rmdir()
+    there.symlink_to("/etc")
+
+
+def a_link_on_the_way(there: Path) -> None:
+    there.parent.rename(there.parents[1] / "elsewhere")
+    there.parent.symlink_to("elsewhere")
+
+
+SPOILT: dict[str, Callable[[Path], None]] = {
+    "a link": a_link,
+    "a link on the way": a_link_on_the_way,
+    "nothing": Path.rmdir,
+}
+
+
+async def create(client: aiohttp.ClientSession, spec: Spec) -> int:
+    data = json.dumps(body(spec))
+    async with client.post("/v1.41/containers/create?name=nanoclaw-1234abcd", data=data) as answer:
+        return answer.status
+
+
+async def start(client: aiohttp.ClientSession) -> int:
+    async with client.post(f"/v1.41/containers/{'1' * 12}/start") as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("what", SPOILT)
+async def test_nothing_is_mounted_by_a_link(
+    client: aiohttp.ClientSession, engine: FakeEngine, folder: Path, what: str
+) -> None:
+    """The engine would follow it as root: neither is such a container made, nor does one start that was made before."""
+    own = replace(SPEC, binds=SPEC.binds[:1])
+    assert (await create(client, own), await start(client)) == (201, 201)
+    engine.heard.clear()
+    SPOILT[what](folder / "data/groups/main")
+    assert (await create(client, own), await start(client)) == (403, 403)
+    assert engine.heard == []
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_changes_while_it_starts_is_removed(
+    client: aiohttp.ClientSession, engine: FakeEngine, folder: Path, waits: bool
+) -> None:
+    """Also when who asked has left meanwhile."""
+    engine.go.clear()
+    asking = asyncio.create_task(start(client))
+    async with asyncio.timeout(LIMIT):
+        await engine.starting.wait()
+        if not waits:
+            asking.cancel()
+            await asyncio.wait({asking})
+        a_link(folder / "data/groups/main")
+        engine.go.set()
+        assert not waits or await asking == 403
+        while len(engine.heard) < 2:
+            await asyncio.sleep(0.01)
+    assert [(method, path) for method, path, _ in engine.heard] == [
+        ("POST", f"/v1.41/containers/{'1' * 64}/start"),
+        ("DELETE", f"/containers/{'1' * 64}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"Config": OURS | {"User": "0:0"}}, {"Image": "sha256:" + "b" * 64}, {"Image": ""},
+        {"Mounts": [MADE | {"Source": "/srv/projects/app"}]}, {"Mounts": [MADE | {"Type": "volume"}]},
+        {"Mounts": [MADE | {"Destination": "/home/agent"}]}, {"Mounts": [{}]},
+    ],
+)  # fmt: skip
+async def test_what_was_made_by_other_rules_does_not_start(
+    client: aiohttp.ClientSession, engine: FakeEngine, changed: dict[str, Any]
+) -> None:
+    """Another user, an old image, a folder that is not listed any more."""
+    engine.stored["/containers/" + "1" * 12] |= changed
+    assert await start(client) == 403
+    assert engine.heard == []
+
+
+async def test_there_is_an_end_to_containers_and_listeners(client: aiohttp.ClientSession, engine: FakeEngine) -> None:
+    own = replace(SPEC, binds=SPEC.binds[:1])
+    engine.stored["/info"] = {"CgroupDriver": "cgroupfs", "MemTotal": 2 << 30}
+    assert await create(client, replace(own, memory_mb=2049)) == 403
+    assert await create(client, replace(own, memory_mb=2048)) == 201
+    engine.there = policy.MAX_CONTAINERS
+    assert await create(client, own) == 403
+    filters = {"type": ["container"], "event": ["die"], "label": ["nanoclaw.install=a"]}
+    listening = [await client.get("/events", params={"filters": json.dumps(filters)}) for _ in range(9)]
+    assert [answer.status for answer in listening] == [200] * 8 + [503]
+    for answer in listening:
+        answer.close()
 
 
 async def test_bodies_and_upgrades_are_not_carried(client: aiohttp.ClientSession, engine: FakeEngine) -> None:

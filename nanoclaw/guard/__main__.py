@@ -1,6 +1,7 @@
 """python -m nanoclaw.guard: serves until it is stopped. Its settings are the environment of the compose file."""
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -32,6 +33,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if not all(re.fullmatch(r"(0|[1-9][0-9]{0,9})", word) for word in ids):
         raise ConfigError("PUID and PGID have to be numbers")
     base = environ.get("NANOCLAW_BASE_IMAGE", "")
+    if base and not re.fullmatch(r"[a-z0-9][a-z0-9._/-]*(:[0-9]+/[a-z0-9._/-]+)?(:[\w.-]{1,128})?", base):
+        raise ConfigError("NANOCLAW_BASE_IMAGE has to be a name with a tag, as in python:3.12-slim; no digest")
     bases = {base} if base else {DEFAULT_BASE, own_base()} - {""}
     names = Names(project, environ.get("GUARD_SERVICE") or "nanoclaw",
                   environ.get("NANOCLAW_IMAGE") or "nanoclaw-agent", frozenset(bases))  # fmt: skip
@@ -89,10 +92,20 @@ async def _main() -> None:
         logger.info("Stopped")
 
 
+def _one_line(record: logging.LogRecord) -> bool:
+    """What is no call at all (half a line, another protocol) is worth a line, not a traceback of aiohttp's."""
+    wrong = record.exc_info[0] if record.exc_info else None
+    if wrong is None or not wrong.__module__.startswith("aiohttp"):
+        return True
+    logger.warning("What came was no call: {}", wrong.__name__)
+    return False
+
+
 def main() -> None:
     """The command."""
     logger.remove()
     logger.add(sys.stderr, format="{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}", backtrace=False, diagnose=False)
+    logging.getLogger("aiohttp.server").addFilter(_one_line)
     try:
         asyncio.run(_main())
     except (ConfigError, SandboxError, OSError) as e:

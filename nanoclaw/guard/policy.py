@@ -13,15 +13,19 @@ from urllib.parse import parse_qsl
 from nanoclaw.errors import Refused
 from nanoclaw.sandbox import Bind, Spec
 from nanoclaw.sandbox.image import BUILD_LABEL, PROTOCOL_LABEL, STAGE_LABEL
-from nanoclaw.sandbox.spec import ENDS, LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body
+from nanoclaw.sandbox.spec import ENDS, LABEL_INSTALL, LABEL_LANE, LABEL_RUN, Engine, create_body, tmpfs_sizes
 
 LABEL_GUARD = "nanoclaw.guard"  # on every container that was made through a guard: its compose project
 LABEL_PROJECT = "com.docker.compose.project"
 LABEL_SERVICE = "com.docker.compose.service"
 MAX_BODY = 1 << 20  # bytes of a create call; one with a hundred mounts and the system call filter has 60 KiB
 MAX_TARGET = 8192  # bytes of a path with its query; a build's arguments stand there
+MAX_CONTAINERS = 128  # of one guard; max_runs ends at 100
+_OLDEST = 41  # of the API, 1.x: an older one drops NonRecursive, and what lies below a mount would be writable
 _MIB = 1 << 20
-_TARGETS = ("/workspace", "/run/nanoclaw", "/opt/agent", "/home/agent")  # where an agent's mounts may stand
+_TARGETS = ("/workspace", "/run/nanoclaw", "/opt/agent/plugins", "/home/agent")  # where an agent's mounts may stand
+# What an agent's environment may say; a name beyond these could lead the engine's own runtime, or load code.
+_ENV = {"HOME", "TZ", "ASSISTANT_NAME", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "IS_SANDBOX"}
 # What nobody may list for agents: the machine itself.
 _NEVER = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib", "/var/run")
 
@@ -47,8 +51,8 @@ class Act(StrEnum):
 
 
 # By act: the methods and paths, and the query's keys with what their values may be.
-_ID = r"(?P<of>[0-9a-f]{12,64}|nanoclaw-[0-9a-zA-Z-]{1,64})"
-_IMAGE = r"(?P<of>sha256:[0-9a-f]{64}|[a-z0-9][a-z0-9._/:-]{0,200})"
+_ID = r"(?P<of>[0-9a-f]{12,64})"
+_IMAGE = r"(?P<of>sha256:[0-9a-f]{64}|[a-z0-9][a-zA-Z0-9._/:-]{0,200})"
 _NO, _BIT = r"(0|False|false)?", r"(0|1|True|False|true|false)?"
 # Of a build only what it is built on counts: the rest is put in the place of whatever was asked.
 _OF_A_BUILD = ("t", "remote", "q", "nocache", "rm", "forcerm", "pull", "dockerfile", "buildargs")
@@ -61,7 +65,7 @@ _CALLS: list[tuple[Act, str, str, dict[str, str]]] = [
         "/containers/json",
         {"filters": r".*", "all": _BIT, "size": _NO, "limit": r"-1", "trunc_cmd": _BIT},
     ),
-    (Act.CREATE, "POST", "/containers/create", {"name": r"nanoclaw-[0-9a-zA-Z][0-9a-zA-Z-]{0,63}"}),
+    (Act.CREATE, "POST", "/containers/create", {"name": r"nanoclaw-[0-9a-f]{8,64}"}),
     (Act.LOOK, "GET", f"/containers/{_ID}/json", {}),
     (Act.START, "POST", f"/containers/{_ID}/start", {}),
     (
@@ -111,6 +115,8 @@ def asked(method: str, target: str, names: Names) -> Asked:
     if len(target) > MAX_TARGET or not re.fullmatch(r"(/v1\.[0-9]{1,3})?(/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+", path):
         raise Refused("that is no call of the engine's")
     version, own = re.fullmatch(r"(/v1\.[0-9]{1,3})?(.*)", path).groups()  # type: ignore[union-attr]
+    if version and int(version.removeprefix("/v1.")) < _OLDEST:
+        raise Refused(f"version 1.{_OLDEST} of the API or a newer one is needed")
     for act, verb, known, keys in _PATHS:
         if verb == method and (found := known.fullmatch(own)):
             query = _query(act, raw, keys)
@@ -149,8 +155,10 @@ def _made_anew(call: Asked, names: Names) -> Asked:
         raise Refused(f"the name {call.query['repo']} is not for agents")
     if call.act is Act.PULL:
         name, tag = call.query["fromImage"], call.query.get("tag", "latest")
-        if f"{name}:{tag}" not in names.bases | {f"{base}:latest" for base in names.bases}:
+        tagless = {base for base in names.bases if ":" not in base.rpartition("/")[2]}
+        if f"{name}:{tag}" not in (names.bases - tagless) | {f"{base}:latest" for base in tagless}:
             raise Refused(f"{name}:{tag} is not what agents are built on")
+        return Asked(call.act, call.path, {"fromImage": name, "tag": tag})  # without a tag an engine takes them all
     if call.act is Act.BUILD:
         arguments = _json(call.query.get("buildargs", "{}"))
         base = arguments.get("BASE_IMAGE") if isinstance(arguments, dict) else None
@@ -226,6 +234,7 @@ class Rules:
     roots: tuple[Root, ...]
     engine: Engine
     runtime: str = ""  # the setting, "" = the engine's default
+    memory_mb: int = 1 << 20  # that one may have: what the machine has
 
 
 def listed(text: str) -> tuple[Root, ...]:
@@ -258,9 +267,10 @@ def created(name: str, body: bytes, rules: Rules) -> bytes:
     try:
         spec, install = _spec(given)
         wanted = create_body(spec, install_id=install, engine=rules.engine)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        different = _differences(given, wanted)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise Refused(f"a container is not asked for like this ({type(e).__name__}: {str(e)[:80]})") from None
-    if different := _differences(given, wanted):
+    if different:
         raise Refused(f"a container's {different[0]} is not what it may be")
     if name != f"nanoclaw-{spec.run_id}":
         raise Refused("a container has to be named by its run")
@@ -328,12 +338,41 @@ def _judge(spec: Spec, rules: Rules) -> None:
         raise Refused("a container has to be made from the agent image of this version")
     if f"{spec.uid}:{spec.gid}" != rules.user:
         raise Refused(f"a container has to run as {rules.user}")
+    if strange := sorted(spec.env.keys() - _ENV):
+        raise Refused(f"a container is not told {strange[0][:40]!r}")
     if spec.runtime != rules.runtime:
         raise Refused(f"a container has to be run by {rules.runtime or 'the usual runtime'}")
-    if not (256 <= spec.memory_mb <= 1 << 20 and 16 <= spec.pids <= 32768 and 0.1 <= spec.cpus <= 256):
+    if spec.memory_mb > rules.memory_mb:
+        raise Refused(f"the machine has {rules.memory_mb} MiB of memory, and a container may have no more")
+    if not (spec.memory_mb >= 256 and 16 <= spec.pids <= 32768 and 0.1 <= spec.cpus <= 256):
         raise Refused("a container has to have limits")
-    for bind in spec.binds:
-        _judge_bind(bind, rules.roots)
+    judge_binds(spec.binds, rules.roots)
+
+
+def judge_binds(binds: tuple[Bind, ...], roots: tuple[Root, ...]) -> None:
+    """What may stand in a container, and where. What the names lead to: `places`. Raises Refused."""
+    if len({bind.target for bind in binds}) != len(binds):
+        raise Refused("two folders are mounted at one place")
+    for bind in binds:
+        _judge_bind(bind, roots)
+        if (outer := _outer(bind, binds)) and not any(r.whole and _within(str(outer.source), r.path) for r in roots):
+            raise Refused(f"nothing is mounted within {outer.target[:80]}")
+
+
+def places(binds: tuple[Bind, ...]) -> tuple[str, ...]:
+    """What has to be there on the machine, by names that are no links: the sources, and where one stands in another.
+
+    The engine would make a missing place, as root.
+    """
+    inner = ((bind, outer) for bind in binds if (outer := _outer(bind, binds)))
+    within = (f"{outer.source}/{posixpath.relpath(bind.target, outer.target)}" for bind, outer in inner)
+    return tuple(dict.fromkeys((*(str(bind.source) for bind in binds), *within)))
+
+
+def _outer(bind: Bind, binds: tuple[Bind, ...]) -> Bind | None:
+    """The mount that this one stands in."""
+    around = [other for other in binds if other is not bind and _within(bind.target, other.target)]
+    return max(around, key=lambda other: len(other.target), default=None)
 
 
 def _judge_bind(bind: Bind, roots: tuple[Root, ...]) -> None:
@@ -342,11 +381,42 @@ def _judge_bind(bind: Bind, roots: tuple[Root, ...]) -> None:
     _normal(bind.target)
     if not any(_within(bind.target, top) for top in _TARGETS):
         raise Refused(f"nothing is mounted at {bind.target[:80]}")
+    if any(_within(folder, bind.target) for folder in tmpfs_sizes()):
+        raise Refused(f"nothing is mounted over {bind.target[:80]}")
     around = [root for root in roots if _within(source, root.path) and (root.whole or source != root.path)]
     if not around:
         raise Refused(f"{source[:200]} is not a folder for agents (GUARD_ALLOW lists more)")
     if bind.read_write and max(around, key=lambda root: len(root.path)).read_only:
         raise Refused(f"{source[:200]} is for reading only")
+
+
+def made_binds(body: bytes) -> tuple[Bind, ...]:
+    """The mounts of a body that `created` has made."""
+    mounts = json.loads(body)["HostConfig"]["Mounts"]
+    return tuple(Bind(Path(m["Source"]), m["Target"], read_write=not m["ReadOnly"]) for m in mounts)
+
+
+def started(inspect: Mapping[str, Any], rules: Rules) -> tuple[Bind, ...]:
+    """The mounts of a container that was made earlier and may start by the rules of now. Raises Refused."""
+    try:
+        mounts = [m for m in inspect.get("Mounts") or [] if m["Type"] != "tmpfs"]
+        binds = tuple(Bind(Path(m["Source"]), _word(m["Destination"]), read_write=m["RW"] is not False) for m in mounts)
+        kinds = {m["Type"] for m in mounts}
+    except (KeyError, TypeError, ValueError):
+        raise Refused("its mounts cannot be read") from None
+    if not kinds <= {"bind"}:
+        raise Refused("only folders of the machine are mounted")
+    if not rules.image or image_of(inspect) != rules.image:
+        raise Refused("it was made from another agent image than this version's")
+    if (inspect.get("Config") or {}).get("User") != rules.user:
+        raise Refused(f"a container has to run as {rules.user}")
+    judge_binds(binds, rules.roots)
+    return binds
+
+
+def image_of(inspect: Mapping[str, Any]) -> str:
+    """The id of a container's image; Podman leaves its first word out."""
+    return "sha256:" + str(inspect.get("Image", "")).removeprefix("sha256:")
 
 
 def _normal(path: str) -> None:
@@ -388,6 +458,11 @@ def is_the_asker(inspect: Mapping[str, Any], names: Names) -> bool:
     """Whether this container is the service that asks: it may look at itself, to learn what its folders are called."""
     labels = _labels(inspect)
     return (labels.get(LABEL_PROJECT), labels.get(LABEL_SERVICE)) == (names.project, names.service)
+
+
+def is_of_project(inspect: Mapping[str, Any], names: Names) -> bool:
+    """Whether this container belongs to the guard's compose project."""
+    return _labels(inspect).get(LABEL_PROJECT) == names.project
 
 
 def is_ours(image: Mapping[str, Any]) -> bool:

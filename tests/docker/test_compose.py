@@ -1,6 +1,7 @@
 """The product as `docker compose up -d` runs it: image, guard, host and agents, on the real engine and compose."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -10,13 +11,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker import DockerClient
+from docker.errors import DockerException
 
-from nanoclaw.guard.policy import LABEL_GUARD
+from nanoclaw.guard.policy import LABEL_GUARD, LABEL_PROJECT
 from nanoclaw.sandbox.base import own_base
 from nanoclaw.sandbox.image import DEFAULT_BASE, ca_bundle, resources
 from tests.model_server import ModelServer
@@ -75,8 +78,13 @@ class Deployed:
             *self.command, "-p", self.name, *files, *words, cwd=self.clone, env=self.env,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        async with asyncio.timeout(600):
-            said, _ = await process.communicate(stdin.encode())
+        try:
+            async with asyncio.timeout(600):
+                said, _ = await process.communicate(stdin.encode())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         text = said.decode("utf-8", "replace")
         assert code is None or process.returncode == code, f"{words}: {process.returncode}\n{text[-3000:]}"
         return text
@@ -105,13 +113,42 @@ async def deployed(compose: list[str], clone: Path, engine: DockerClient, agent_
     try:
         yield project
     finally:
-        find = {"label": f"{LABEL_GUARD}={project.name}"}
         (clone / "compose.test.yml").touch()
-        await project("down", "--volumes", "--remove-orphans", "--timeout=10", code=None)
-        for container in await asyncio.to_thread(engine.containers.list, all=True, filters=find):
-            await asyncio.to_thread(container.remove, force=True)
-        for image in await asyncio.to_thread(engine.images.list, project.name):
-            await asyncio.to_thread(engine.images.remove, image.id, force=True)
+        try:
+            await project("down", "--volumes", "--remove-orphans", "--timeout=10", code=None)
+        finally:
+            await asyncio.to_thread(remove_project, engine, project.name)
+
+
+def remove_project(engine: DockerClient, name: str) -> None:
+    """Whatever is left of a project; each step is tried, whatever became of the others."""
+    found: list[tuple[Any, dict[str, Any]]] = []
+    for label in (f"{LABEL_PROJECT}={name}", f"{LABEL_GUARD}={name}"):
+        found += [(c.remove, {"force": True, "v": True}) for c in _list(engine.containers, label, all=True)]
+    of_project = f"{LABEL_PROJECT}={name}"
+    found += [(n.remove, {}) for n in _list(engine.networks, of_project)]
+    found += [(v.remove, {"force": True}) for v in _list(engine.volumes, of_project)]
+    found += [(partial(engine.images.remove, name), {"force": True})]
+    for remove, ways in found:
+        with contextlib.suppress(DockerException):  # gone already, most of all
+            remove(**ways)
+
+
+def _list(kind: Any, label: str, **ways: Any) -> list[Any]:
+    try:
+        return list(kind.list(filters={"label": label}, **ways))
+    except DockerException:
+        return []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_from_before(engine: DockerClient) -> None:
+    """A run that was killed leaves its project behind; one of an hour ago is nobody's any more."""
+    labels = [c["Labels"] | {"at": c["Created"]} for c in engine.api.containers(all=True)]
+    old = [found for found in labels if found["at"] < time.time() - 3600]
+    for name in {found.get(LABEL_PROJECT) or found.get(LABEL_GUARD) or "" for found in old}:
+        if name.startswith("nanoclaw-test-"):
+            remove_project(engine, name)
 
 
 def override(clone: Path, base: str, whatsapp: FakeWhatsApp, model: ModelServer) -> None:
@@ -120,6 +157,7 @@ def override(clone: Path, base: str, whatsapp: FakeWhatsApp, model: ModelServer)
     (library,) = (path for path in Path(env["PYTHONPATH"], "neonize").glob("*.so") if not path.is_symlink())
     nanoclaw = {
         "build": {"args": {"BASE_IMAGE": base}},
+        "restart": "no",  # of a run that is killed nothing begins anew by itself
         "network_mode": "host",
         "environment": {
             "SSL_CERT_FILE": "/test/ca.pem",
@@ -132,7 +170,7 @@ def override(clone: Path, base: str, whatsapp: FakeWhatsApp, model: ModelServer)
             f"{library}:/opt/nanoclaw/lib/neonize/{library.name}:ro",
         ],
     }
-    guard: dict[str, Any] = {}
+    guard: dict[str, Any] = {"restart": "no"}
     if ca := ca_bundle(os.environ):
         (clone / "ca.pem").write_bytes(ca)
         guard |= {"environment": {"SSL_CERT_FILE": "/test/ca.pem"}, "volumes": [f"{clone}/ca.pem:/test/ca.pem:ro"]}
@@ -147,10 +185,19 @@ def base(engine: DockerClient) -> str:
 
 
 TAKE_OVER = """
+import functools, os
+from pathlib import Path
 import docker
 from docker.errors import APIError
+from nanoclaw.sandbox import Bind, Spec
+from nanoclaw.sandbox.spec import create_body
 engine = docker.DockerClient("unix:///guard/engine.sock", version="1.41")
+os.symlink("/etc", "/data/link")
+image = engine.images.get("nanoclaw-agent").id
+mounts = [(Bind(Path("VOLUME", *name), "/workspace/x"),) for name in (["link"], ["link", "ssl"], [], ["nothing"])]
+bodies = [create_body(Spec("1" * 8, "main", image, 10001, 10001, m), install_id="x") for m in mounts]
 for attempt in (
+    *(functools.partial(engine.api.create_container_from_config, body, "nanoclaw-11111111") for body in bodies),
     lambda: engine.containers.run("nanoclaw-agent", "id", privileged=True),
     lambda: engine.containers.run("nanoclaw-agent", "id", volumes=["/:/machine"]),
     lambda: engine.containers.list(),
@@ -209,9 +256,10 @@ async def check_walls(deployed: Deployed, engine: DockerClient) -> None:
     assert fields["Uid"].split() == ["10001"] * 4
     assert {fields[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
     (guard,) = await asyncio.to_thread(engine.containers.list, filters={"name": f"{deployed.name}-engine-guard"})
-    attack = TAKE_OVER.replace("GUARD", guard.id)
+    volume = next(m["Source"] for m in host.attrs["Mounts"] if m["Destination"] == "/data")
+    attack = TAKE_OVER.replace("GUARD", guard.id).replace("VOLUME", volume)
     said = await deployed("exec", "-T", "--user=10001", "nanoclaw", "python3", "-c", attack)
-    assert said.split() == ["403"] * 5
+    assert said.split() == ["403"] * 9
 
 
 @pytest.mark.parametrize("more", ["", "compose.raw.yml", "compose.rootless.yml"])
@@ -233,5 +281,13 @@ def test_the_files_are_right(compose: list[str], more: str) -> None:
         assert service["mem_limit"]
         assert service["pids_limit"]
     if not more:
-        assert "cap_add" not in services["engine-guard"]
+        assert services["engine-guard"]["cap_add"] == ["DAC_READ_SEARCH"]
+        seen = {
+            v["source"]: v["target"]
+            for v in services["nanoclaw"]["volumes"]
+            if v["target"] in ("/data", "/run/nanoclaw")
+        }
+        looks = {v["source"]: v["target"] for v in services["engine-guard"]["volumes"] if v["target"] in seen.values()}
+        assert looks == seen
+        assert all(v["read_only"] for v in services["engine-guard"]["volumes"] if v["target"] in seen.values())
         assert services["engine-guard"]["network_mode"] == "none"

@@ -19,6 +19,7 @@ from nanoclaw.guard import policy
 from nanoclaw.guard.__main__ import serve
 from nanoclaw.guard.policy import Names, Root
 from nanoclaw.guard.proxy import Guard, Settings
+from nanoclaw.guard.view import MACHINE
 from nanoclaw.sandbox import Bind, Death, Spec
 from nanoclaw.sandbox.base import own_base
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
@@ -49,7 +50,7 @@ async def guarded(
     """The address of a guard that lets the home of this test through."""
     spec = make_spec("hall")
     allowed = tuple(Root(str(path), whole=True) for path in (home.root, home.run_dir, resources() / "skills"))
-    settings = Settings(names, (), allowed, f"{spec.uid}:{spec.gid}", os.environ)
+    settings = Settings(names, (), allowed, f"{spec.uid}:{spec.gid}", os.environ, views=MACHINE)
     path, ready = folder / "engine.sock", asyncio.Event()
     socket = address_of(os.environ).removeprefix("unix://")
     guard = asyncio.create_task(serve(Guard(socket, settings), path, ready=ready))
@@ -95,6 +96,25 @@ async def test_the_host_works_through_it(
         with pytest.raises(SandboxError, match="engine-guard refuses"):
             await through.open(wrong)
     assert await through.found() == []
+
+
+async def test_nothing_is_mounted_by_a_link(through: DockerSandbox, make_spec: Callable[..., Spec], home: Home) -> None:
+    """And no place is made for a mount: the engine would do so as root. What is there can be hidden."""
+    spec, own = make_spec("attic"), home.root / "own"
+    (own / "hidden").mkdir(parents=True)
+    (home.root / "link").symlink_to("/etc")
+    outer = Bind(own, "/workspace/extra/own", read_write=True)
+    for wrong in (
+        (Bind(home.root / "link", "/workspace/extra/x"),),
+        (Bind(home.root / "link/ssl", "/workspace/extra/x"),),
+        (outer, Bind(home.empty_dir, "/workspace/extra/own/new")),
+    ):
+        with pytest.raises(SandboxError, match="engine-guard refuses"):
+            await through.open(replace(spec, binds=(*spec.binds, *wrong)))
+    assert [path.name for path in own.iterdir()] == ["hidden"]
+    assert await through.found() == []
+    hidden = Bind(home.empty_dir, "/workspace/extra/own/hidden")
+    await through.close(await through.open(replace(spec, binds=(*spec.binds, outer, hidden))))
 
 
 async def test_nothing_else_works_through_it(
