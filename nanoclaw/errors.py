@@ -36,7 +36,11 @@ class NanoClawError(Exception):
 
 
 class ConfigError(NanoClawError):
-    """A setting is missing, unknown or out of range."""
+    """A setting is missing, unknown or out of range. `public` says so without what is somebody's number or name."""
+
+    def __init__(self, told: str, public: str = "") -> None:
+        super().__init__(told)
+        self.public = public or told
 
 
 class HomeError(NanoClawError):
@@ -77,6 +81,10 @@ class GatewayError(NanoClawError):
 
 class NotConnected(NanoClawError):
     """The channel cannot send now: the row stays queued and costs no attempt."""
+
+
+class Busy(NotConnected):
+    """The channel has no room for this row now, though for others: tried again in a while, and costs no attempt."""
 
 
 class SendRefused(NanoClawError):

@@ -10,13 +10,15 @@ from loguru import logger
 
 from nanoclaw import failpoints, notices
 from nanoclaw.channels import Channel, Pace
-from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused, StoreError
+from nanoclaw.errors import Busy, NotConnected, OutcomeUnknown, SendRefused, StoreError
 from nanoclaw.models import Outgoing, OutKind, OutState
 from nanoclaw.store import Store, Tx, chats, outgoing
 
 MAX_TRIES = 3  # refusals after which a row is dead
 MAX_UNKNOWN = 5  # times that it may be sent without anybody learning whether it came
 RETRY_MS = 20_000  # between two tries of a refused row: three fall into a minute
+MAX_BUSY = 600.0  # seconds that a row waits for room; from then on that is a refusal, so that main hears of it
+FILES = 2  # on their way at a time, of a channel: one that hangs must not hold up all others
 _POLL = 30.0  # seconds; a wake is the rule, this finds what a lost hint left
 _TROUBLE = 1.0  # seconds after a read that failed
 _FINAL = frozenset({OutState.SENT, OutState.DEAD, OutState.DUPLICATE})
@@ -53,8 +55,14 @@ class _Way:
 
     channel: Channel
     files: bool
-    flag: asyncio.Event = field(default_factory=asyncio.Event)
+    flag: asyncio.Event = field(default_factory=asyncio.Event)  # to be taken before rows are looked for
+    choosing: asyncio.Lock = field(default_factory=asyncio.Lock)  # two senders of files never take the same chat
     away: bool = False  # it was not connected when last asked
+
+    def wake(self) -> None:
+        """For all who serve it: each has the flag of its own look."""
+        self.flag.set()
+        self.flag = asyncio.Event()
 
 
 class Outbox:
@@ -75,6 +83,7 @@ class Outbox:
         self._ways = {(c.name, files): _Way(c, files) for c in channels.values() for files in (False, True)}
         self._waiting: dict[int, set[asyncio.Event]] = {}  # who waits for the outcome of a row
         self._sending: set[int] = set()  # rows in flight
+        self._busy: dict[int, float] = {}  # rows for which there was no room, since when
         self._number = itertools.count(1)
         self._served: dict[int, int] = {}  # by chat, when it had its turn: a long text must not keep all others waiting
         self._closing = False
@@ -83,7 +92,7 @@ class Outbox:
     def wake(self) -> None:
         """Rows may be due, or a channel may be connected: a hint, never the truth."""
         for way in self._ways.values():
-            way.flag.set()
+            way.wake()
 
     def parts(self, text: str) -> dict[str, list[str]]:
         """An agent's text as each channel will send it. May take a second for a long one."""
@@ -93,7 +102,8 @@ class Outbox:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as tg:
             for way in self._ways.values():
-                tg.create_task(self._serve(way), name=f"outbox {way.channel.name}{' files' * way.files}")
+                for _ in range(FILES if way.files else 1):
+                    tg.create_task(self._serve(way), name=f"outbox {way.channel.name}{' files' * way.files}")
 
     async def drain(self) -> None:
         """Begin no other row, and return when what is being sent has its outcome: the host stops."""
@@ -121,16 +131,16 @@ class Outbox:
 
     async def _serve(self, way: _Way) -> None:
         while True:
-            way.flag.clear()
+            flag = way.flag
             try:
                 while await self.tick(way.channel, files=way.files):
                     pass
-                await self._rest(way)
+                await self._rest(way, flag)
             except StoreError as e:
                 logger.error("{}", e)
                 await asyncio.sleep(_TROUBLE)
 
-    async def _rest(self, way: _Way) -> None:
+    async def _rest(self, way: _Way, flag: asyncio.Event) -> None:
         # A channel that is away wakes us when it is back: no row of it is due before.
         due = None if way.away else await self._store.read(outgoing.next_try, way.channel.name, files=way.files)
         left = _POLL if due is None else (due - self._clock()) / 1000
@@ -138,7 +148,7 @@ class Outbox:
         wait = min(wait, self._paced(way.channel.name) or _POLL)
         try:
             async with asyncio.timeout(wait):
-                await way.flag.wait()
+                await flag.wait()
         except TimeoutError:
             return
 
@@ -151,23 +161,31 @@ class Outbox:
         nothing is connected."""
         if self._paced(channel.name):
             return False
-        row = await self._store.read(outgoing.next_due, channel.name, self._clock(), self._served, files=files)
-        if row is None or self._closing:
-            return False
-        self._served[row.chat.id] = next(self._number)
-        self._sending.add(row.id)
+        way = self._ways[channel.name, files]
+        row: Outgoing | None = None
         try:
-            await self._store.insist(outgoing.sending, row.id)
+            async with way.choosing:
+                row = await self._store.read(outgoing.next_due, channel.name, self._clock(), self._served, files=files)
+                if row is None or self._closing:
+                    return False
+                self._served[row.chat.id] = next(self._number)
+                self._sending.add(row.id)
+                await self._store.insist(outgoing.sending, row.id)
             failpoints.hit("sending")
-            moved = await self._send(self._ways[channel.name, files], row)
+            moved = await self._send(way, row)
         finally:
-            self._sending.discard(row.id)
-            self._idle.set()
-            for waiting in self._waiting.get(row.id, ()):
-                waiting.set()
-        if moved:  # else nothing is new, and the two would wake each other for ever
-            self._ways[channel.name, not files].flag.set()
+            if row is not None:
+                self._over(row.id)
+        if moved:  # else nothing is new, and they would wake each other for ever
+            self._ways[channel.name, False].wake()
+            self._ways[channel.name, True].wake()
         return moved
+
+    def _over(self, out_id: int) -> None:
+        self._sending.discard(out_id)
+        self._idle.set()
+        for waiting in self._waiting.get(out_id, ()):
+            waiting.set()
 
     async def _send(self, way: _Way, row: Outgoing) -> bool:
         way.away = False
@@ -176,6 +194,11 @@ class Outbox:
             bucket.take()
         try:
             sent = await way.channel.send(row)
+        except Busy as e:
+            if bucket is not None:
+                bucket.put()
+            await self._no_room(row, str(e))
+            return True
         except NotConnected:
             way.away = True
             if bucket is not None:
@@ -195,7 +218,15 @@ class Outbox:
             failpoints.hit("sent")
             await self._store.insist(outgoing.sent, row.id, sent.wa_id, sent.at)
             logger.info("Sent row {}", row.id)
+        self._busy.pop(row.id, None)
         return True
+
+    async def _no_room(self, row: Outgoing, why: str) -> None:
+        """It waits, as long as that is not for ever."""
+        if self._seconds() - self._busy.setdefault(row.id, self._seconds()) >= MAX_BUSY:
+            await self._refused(row, why)
+        else:
+            await self._store.insist(outgoing.back, row.id, error=why, next_try=self._clock() + RETRY_MS, free=True)
 
     async def _refused(self, row: Outgoing, why: str) -> None:
         await self._store.insist(refused, row, why, self._clock())

@@ -152,6 +152,10 @@ async def test_of_two_questions_the_one_that_is_meant_is_answered(folder: Path) 
             return [row["answer"] for row in tx.execute("SELECT answer FROM questions ORDER BY n")]
 
         def all_taken(tx: Tx) -> None:
+            tx.execute("UPDATE questions SET options = '[]' WHERE n > 50")  # "How many guests come?" stands last
+            assert taken(tx, "2", "", "sent", is_group=False) == ["", "2"]
+            assert taken(tx, "2", "", "sent", is_group=True) == ["2", ""]
+            tx.execute('UPDATE questions SET options = \'["Plum", "Apple"]\' WHERE n > 50')
             for state, text, quoted, in_group, alone in TWO:
                 assert taken(tx, text, quoted, state, is_group=True) == in_group
                 assert taken(tx, text, quoted, state, is_group=False) == alone

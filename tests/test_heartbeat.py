@@ -112,6 +112,16 @@ def test_a_group_has_one_heartbeat(rows: tuple[Tx, Group]) -> None:
     assert verbs_noted.count("heartbeat on") == 2
 
 
+def test_what_is_not_said_again_stays(rows: tuple[Tx, Group]) -> None:
+    """Its length and its quiet hours each; none at all are said by an empty word."""
+    tx, group = rows
+    heartbeat.turn_on(tx, group, "1h", "22:00-07:00", "UTC", TERMINAL, NOW)
+    said = (("2h", None, "2h, quiet 22:00-07:00"), ("", "23:00-07:00", "2h, quiet 23:00-07:00"), ("", "", "2h"))
+    for every, quiet, told in said:
+        task = heartbeat.turn_on(tx, group, every, quiet, "UTC", TERMINAL, NOW)
+        assert heartbeat.line(task, group, NOW).startswith(f"family: every {told}, next ")
+
+
 def test_it_rests_when_there_is_nothing_to_look_after(rows: tuple[Tx, Group]) -> None:
     """Without words, and in quiet hours, no turn is made; by hand it comes at any hour. The log says why."""
     tx, group = rows
@@ -130,14 +140,14 @@ def test_it_rests_when_there_is_nothing_to_look_after(rows: tuple[Tx, Group]) ->
 SAID = [  # in which chat, what, and how it stands then
     ("main", "/heartbeat family", "family: off"),
     ("main", "/heartbeat on family 1h 22:00-07:00", "family: every 1h, quiet 22:00-07:00, next "),
-    ("family", "/heartbeat on 2h", "family: every 2h, next "),
-    ("family", "/heartbeat on 22:00-07:00", "family: every 30m, quiet 22:00-07:00, next "),
+    ("family", "/heartbeat on 2h", "family: every 2h, quiet 22:00-07:00, next "),
+    ("family", "/heartbeat on 23:00-07:00", "family: every 2h, quiet 23:00-07:00, next "),
     ("main", "/heartbeat on", "main: every 30m, next "),
-    ("family", "/heartbeat", "family: every 30m, quiet 22:00-07:00, next "),
+    ("family", "/heartbeat", "family: every 2h, quiet 23:00-07:00, next "),
     ("family", "/heartbeat on 5s", "Every cannot be '5s'"),
     ("family", "/heartbeat on 1h 22:00-25:00", "Quiet hours cannot be"),
     ("family", "/heartbeat on main 1h", "Write it as: /heartbeat on [EVERY] [HOURS]"),
-    ("family", "/heartbeat", "family: every 30m, quiet 22:00-07:00, next "),  # what was refused changed nothing
+    ("family", "/heartbeat", "family: every 2h, quiet 23:00-07:00, next "),  # what was refused changed nothing
     ("main", "/heartbeat off family", "family: off"),
     ("family", "/heartbeat off", "Family has no heartbeat."),
 ]

@@ -10,7 +10,7 @@ import pytest
 from nanoclaw import notices, router
 from nanoclaw.app import opened
 from nanoclaw.channels import Pace
-from nanoclaw.errors import NotConnected, OutcomeUnknown, SendRefused
+from nanoclaw.errors import Busy, NotConnected, OutcomeUnknown, SendRefused
 from nanoclaw.models import Key, OutFile, Outgoing, OutKind, OutState, Sent
 from nanoclaw.outbox import MAX_TRIES, MAX_UNKNOWN, RETRY_MS, Bucket, Outbox
 from nanoclaw.store import Store, Tx, chats, outgoing
@@ -131,6 +131,51 @@ async def test_a_large_file_keeps_its_own_chat_waiting_alone(tmp_path: Path, tx:
         finally:
             serving.cancel()
             await asyncio.wait({serving})
+
+
+async def test_a_file_that_hangs_holds_up_no_other_chats_files(tmp_path: Path, tx: Tx) -> None:
+    """A second one goes beside it, and what follows that in its chat; a second one of its own chat never."""
+    for chat, text in ((FAMILY, "the film"), (FAMILY, "another film"), (OTHER, "a picture")):
+        outgoing.queue_file(tx, chat, FILE, text, 1, turn_id="", part=0)
+    queue(tx, OTHER, "that was the picture")
+    begun: list[str] = []
+
+    class Choosy(MemoryChannel):
+        async def send(self, out: Outgoing) -> Sent:
+            begun.append(out.text)
+            if out.text == "the film":
+                await asyncio.Event().wait()
+            return await super().send(out)
+
+    async with opened(Store(tmp_path / "db")) as store:
+        channel = Choosy()
+        serving = asyncio.ensure_future(Outbox(store, {"test": channel}, lambda: 1).run())
+        await channel.until(2)
+        serving.cancel()
+        await asyncio.wait({serving})
+    assert channel.to("other") == ["a picture", "that was the picture"]
+    assert sorted(begun) == ["a picture", "that was the picture", "the film"]
+
+
+async def test_what_waits_for_room_is_tried_until_that_is_for_ever(tmp_path: Path, tx: Tx) -> None:
+    """It costs no attempt, and no other chat waits with it; after ten minutes it is refused as often as anything."""
+    (first,) = queue(tx, FAMILY, "one")
+    queue(tx, OTHER, "two")
+    async with at_work(tmp_path) as desk:
+        for minute in range(10):
+            desk.channel.faults.append(Busy("others are on their way"))
+            assert await desk.all() == (minute == 0)
+            assert await store_attempts(desk.store, first) == 0
+            desk.now, desk.seconds = desk.now + 60_000, desk.seconds + 60
+        await desk.until_dead(Busy("others are on their way"))
+        assert await store_attempts(desk.store, first) == MAX_TRIES
+        assert "others are on their way" in (await desk.store.read(told_in_main))[0]
+
+
+async def store_attempts(store: Store, out_id: int) -> int:
+    return int(
+        await store.read(lambda tx: tx.execute("SELECT attempts FROM outgoing WHERE id = ?", (out_id,)).fetchone()[0])
+    )
 
 
 async def test_the_end_waits_for_a_file_too(tmp_path: Path, tx: Tx) -> None:

@@ -18,7 +18,8 @@ from nanoclaw.ops.ballast import Ballast
 from nanoclaw.ops.retention import DAY_MS, Retention, forget_sessions
 from nanoclaw.router import hear
 from nanoclaw.schedule import Every
-from nanoclaw.store import Store, Tx, chats, messages, retention, runs, tasks, turns
+from nanoclaw.store import Store, Tx, chats, messages, pending, retention, runs, tasks, turns
+from nanoclaw.store.pending import Change
 from tests.fakes import eventually, family, hosting, said
 
 NOW = 1_700_000_000_000
@@ -305,6 +306,32 @@ async def test_of_tasks_the_orders_stay_and_the_talk_goes(house: House) -> None:
     for table in ("turns", "firings"):
         assert await house.rows(f"SELECT error FROM {table}") == ["script", "script"]
     assert await house.rows("SELECT script || prompt FROM turns") == ["", ""]
+
+
+async def test_of_a_task_that_runs_the_talk_goes_with_its_end(house: House) -> None:
+    """Its script and what was said of its error, in the log too; and what was only proposed was never asked for."""
+    chat = (await house.rows("SELECT id FROM chats WHERE channel = 'test'"))[0]
+
+    def begun(tx: Tx) -> None:
+        task = tasks.Task(0, house.group.id, chat, "look", Every(60, 0), "UTC", created_at=NOW - 20)
+        firing = tasks.add_firing(tx, tasks.insert(tx, task), 5, tasks.FiringState.OPEN, NOW - 20, "t1")
+        turn = Turn("t1", "family", house.group.id, chat, Authority.TASK, TurnState.OPEN, "look", firing=firing,
+                    script="echo a secret")  # fmt: skip
+        turns.insert(tx, turn, NOW - 20)
+        for code, where in (("AAAAA", chat), ("BBBBB", chat + 1)):
+            args = {"chat": where, "prompt": "a secret"}
+            pending.insert(tx, Change(code, "schedule_task", args, code, "family", NOW + 600_000), NOW - 10)
+
+    await house.store.write(begun)
+    await house.store.write(ask, "forget all", Role.OWNER, NOW)
+    assert await house.rows("SELECT script FROM turns") == ["echo a secret"], "it still runs"
+    await house.store.write(lambda tx: turns.end(tx, "t1", TurnState.FAILED, NOW + 5, error="model: a secret"))
+    for table in ("turns", "firings"):
+        assert await house.rows(f"SELECT error FROM {table}") == ["model"]
+    assert await house.rows("SELECT script || prompt FROM turns") == [""]
+    waiting = await house.store.read(pending.waiting, NOW)
+    assert [change.code for change in waiting] == ["BBBBB"]
+    assert [("secret" in change) for change in await house.rows("SELECT change FROM pending")] == [False, True]
 
 
 async def test_what_is_not_answered_yet_is_not_forgotten(house: House) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoclaw import app, schedule
+from nanoclaw.cli.tasks import _line
 from nanoclaw.control import firing
 from nanoclaw.control import tasks as verbs
 from nanoclaw.control.firing import Ids
@@ -445,6 +446,18 @@ def test_the_record_outlives_the_turn(rows: tuple[Tx, Group]) -> None:
     assert len(tasks.log(tx, task.id, 100)) == 31
 
 
+def test_how_long_it_took_is_not_said_of_a_clock_that_was_set(rows: tuple[Tx, Group]) -> None:
+    """It went by the time that had passed when it began, and by the clock when it ended."""
+    tx, group = rows
+    work = Clockwork(tx)
+    task = add(tx, group, {"every": "1h"})
+    for hour, lasted in ((1, 5000), (2, 365 * DAY), (3, -DAY)):
+        work.tick(NOW + hour * HOUR)
+        work.end(now=NOW + hour * HOUR + lasted)
+    lines = [_line(task, firing) for firing in reversed(tasks.log(tx, task.id, 9))]
+    assert ["5 s" in lines[0], *(" s" in line for line in lines[1:])] == [True, False, False]
+
+
 def walk(tx: Tx, old: retention.Old, before: int) -> None:
     after = 0
     while True:
@@ -566,6 +579,77 @@ async def test_a_clock_that_leaps_a_year_is_not_believed_at_once(tmp_path: Path)
         assert woken == ["family#task-2", "family#task-1"]
         (said,) = await store.read(told)
         assert said.startswith("My machine's clock went ahead by 365d at one stroke.")
+
+
+async def test_what_was_touched_in_a_leap_does_not_sleep_for_a_year(tmp_path: Path) -> None:
+    """Resumed, made, or put off for a failure while a leap was doubted: set right with the clock, each is due soon."""
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        add(tx, group, {"cron": "0 * * * *"})
+        add(tx, group, {"cron": "0 * * * *"})
+    machine = Machine()
+
+    def touch(tx: Tx) -> None:
+        verbs.pause(tx, verbs.find(tx, 1), By("terminal"), machine.now)
+        verbs.resume(tx, verbs.find(tx, 1), By("terminal"), machine.now)
+        firing.back_off(tx, 2, machine.now)
+        add(tx, chats.group(tx, 2), {"every": "10m"}, now=machine.now)
+
+    async with app.opened(Store(tmp_path / "db")) as store:
+        timer, _ = await scheduler(store, lambda: machine.now, lambda: machine.passed)
+        await timer.tick()
+        machine.now += 365 * DAY
+        await timer.tick()
+        await store.write(touch)
+        await timer.tick()
+        ahead = await store.read(lambda tx: [task.next_due for task in tasks.alive(tx)])
+        assert min(due or 0 for due in ahead) > NOW + 300 * DAY
+        machine.now -= 365 * DAY
+        machine.live(30_000)
+        await timer.tick()
+        due = await store.read(lambda tx: [task.next_due for task in tasks.alive(tx)])
+    assert [0 < (at or 0) - machine.now <= HOUR for at in due] == [True] * 3
+
+
+async def test_a_doubted_clock_that_was_right_misses_nothing(tmp_path: Path) -> None:
+    """A machine that is woken from a snapshot: what was due before it was there is missed, what was due while its clock
+    was doubted is done late, whatever its policy."""
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        add(tx, group, {"once": "2026-03-03 12:00"}, missed="skip")
+    machine = Machine()
+    async with app.opened(Store(tmp_path / "db")) as store:
+        timer, woken = await scheduler(store, lambda: machine.now, lambda: machine.passed)
+        await timer.tick()
+        machine.now += 2 * DAY
+        await timer.tick()
+        soon = {"in_seconds": 120}
+        await store.write(lambda tx: add(tx, chats.group(tx, 2), soon, now=machine.now, missed="skip"))
+        for _ in range(20):
+            assert woken == []
+            machine.live(30_000)
+            await timer.tick()
+        states = await store.read(lambda tx: [(r["task_id"], r["state"]) for r in tx.execute("SELECT * FROM firings")])
+    assert states == [(1, "skipped: missed"), (2, "open")]
+    assert woken == ["family#task-2"]
+
+
+@pytest.mark.parametrize("case", ["in this life", "before it", "after a boot"])
+async def test_a_clock_that_comes_back_is_no_leap(tmp_path: Path, case: str) -> None:
+    """It was set back, or wrong until the network told the time: believed at once, and nobody is told of a fault."""
+    with rows_of_one_group(tmp_path / "db") as (tx, group):
+        add(tx, group, {"in_seconds": 3600})
+    machine = Machine(passed=60.0 if case == "after a boot" else 1000.0)
+    machine.now += 10 * DAY * (case == "after a boot")
+    async with app.opened(Store(tmp_path / "db")) as store:
+        timer, woken = await scheduler(store, lambda: machine.now, lambda: machine.passed)
+        right = machine.now
+        if case == "in this life":
+            await timer.tick()
+        machine.now = NOW - 3 * DAY
+        await timer.tick()
+        machine.now = right + 3600_000
+        await timer.tick()
+        assert woken == ["family#task-1"]
+        assert await store.read(told) == []
 
 
 @pytest.mark.parametrize("slept", [True, False])

@@ -460,3 +460,12 @@ def test_a_snippet_shows_what_was_looked_for() -> None:
     assert " needle " in piece
     assert len(piece) <= 302
     assert snippet("short", ["nothing"]) == "short"
+
+
+def test_a_row_of_marks_costs_no_time() -> None:
+    """Normalizing it whole would hold the interpreter for minutes."""
+    text = "Café " + "a" + "\u0300\u0316" * 200_000 + " Ende"
+    begun = time.thread_time()
+    found = search.folded(text)
+    assert time.thread_time() - begun < 5
+    assert (found[:5], found[-5:]) == ("cafe ", " ende")

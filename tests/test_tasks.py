@@ -221,16 +221,19 @@ def test_nothing_is_done_for_who_was_denied(rows: tuple[Tx, Group]) -> None:
     person = rights.allow(tx, "jid:Gus", By("owner"), NOW + HOUR)
     assert "/tasks resume NUMBER" in rights.resting(tx, person)
     assert verbs.find(tx, waits.id).state is TaskState.PAUSED
+    verbs.resume(tx, verbs.find(tx, waits.id), By("owner"), NOW + HOUR)
 
 
 def test_a_denied_persons_task_that_is_resumed_is_not_done(rows: tuple[Tx, Group]) -> None:
-    """It is paused again when it is due, and main told why."""
+    """It is not resumed, and that says what comes first; should it be due all the same, main is told why it rests."""
     tx, group = rows
     gus, _ = chats.learn_person(tx, "test", ("jid:Gus",), "Gus")
     theirs = made(tx, group, GUEST)
     tx.execute("UPDATE tasks SET person_id = ?", (gus,))
     rights.deny(tx, "jid:Gus", By("owner"), NOW)
-    verbs.resume(tx, verbs.find(tx, theirs.id), By("owner"), NOW)
+    with pytest.raises(Refused, match="who wanted it was denied"):
+        verbs.resume(tx, verbs.find(tx, theirs.id), By("owner"), NOW)
+    tasks.put(tx, theirs.id, TaskState.ACTIVE, NOW + 60_000, NOW)
     assert begun(tx, NOW + HOUR) == []
     assert verbs.find(tx, theirs.id).state is TaskState.PAUSED
     (told,) = tx.execute("SELECT payload FROM outgoing WHERE kind = 'notice'").fetchall()

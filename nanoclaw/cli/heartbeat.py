@@ -31,8 +31,10 @@ GroupArg = Annotated[str, typer.Argument(metavar="[GROUP]", help="Folder, name o
 @app.command()
 def on(
     group: GroupArg = MAIN,
-    every: Annotated[str, typer.Option(help='A length, as in "30m".')] = "30m",
-    quiet: Annotated[str, typer.Option(help='Hours without it, as in "22:00-07:00", in the group\'s zone.')] = "",
+    every: Annotated[str, typer.Option(help=f'A length, as in "1h"; {heartbeat.EVERY} where none was said.')] = "",
+    quiet: Annotated[
+        str | None, typer.Option(help='Hours without it, as in "22:00-07:00", in the group\'s zone; "" for none.')
+    ] = None,
 ) -> None:
     """Switch it on, or change it."""
     typer.echo(do(_on, group, every, quiet, load(os.environ).zone, _now()))
@@ -52,7 +54,7 @@ def status(
     typer.echo("\n".join(look(_lines, group, _now())))
 
 
-def _on(tx: Tx, group: str, every: str, quiet: str, zone: str, now: int) -> str:
+def _on(tx: Tx, group: str, every: str, quiet: str | None, zone: str, now: int) -> str:
     found = groups.find(tx, group)
     return heartbeat.line(heartbeat.turn_on(tx, found, every, quiet, zone, TERMINAL, now), found, now)
 

@@ -36,6 +36,7 @@ Examples:
 
 Times are those of the group's zone, if no other is given, also when the clocks change.
 """
+_LONGEST_MS = 86_400_000  # that a turn may have lasted: more is a clock that was set meanwhile
 app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 TaskArg = Annotated[str, typer.Argument(metavar="TASK", help="Its number in `list`.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -132,7 +133,8 @@ def log(
 
 
 def _line(task: Task, firing: Firing) -> str:
-    took = f"{(firing.ended_at - firing.at) / 1000:.0f} s" if firing.ended_at and firing.turn_id else ""
+    lasted = firing.ended_at - firing.at
+    took = f"{lasted / 1000:.0f} s" if firing.turn_id and firing.ended_at and 0 <= lasted < _LONGEST_MS else ""
     cost = f"{firing.cost:.4f} USD" if firing.cost else ""
     told = (local(firing.due, zone_or_utc(task.zone)[0]), str(firing.state), took, cost, firing.error)
     return ", ".join(filter(None, told))

@@ -5,8 +5,6 @@ from nanoclaw.commands.groups import named
 from nanoclaw.control import heartbeat
 from nanoclaw.store import Tx
 
-EVERY = "30m"  # where nothing else is said
-
 
 def show(tx: Tx, asked: Asked) -> Answered:
     """How it stands."""
@@ -16,7 +14,8 @@ def show(tx: Tx, asked: Asked) -> Answered:
 
 def on(tx: Tx, asked: Asked) -> Answered:
     """Switch it on, or change it: a length and quiet hours may stand behind the group."""
-    words, every, quiet = list(asked.args), EVERY, ""
+    words, every = list(asked.args), ""
+    quiet: str | None = None
     if words and heartbeat.is_hours(words[-1]):
         quiet = words.pop()
     if words and words[-1][:1].isdecimal():

@@ -9,11 +9,11 @@ from loguru import logger
 
 from nanoclaw import notices, prompts, schedule
 from nanoclaw.control.heartbeat import in_quiet
-from nanoclaw.control.tasks import full
+from nanoclaw.control.tasks import barred, full
 from nanoclaw.errors import NanoClawError, Refused
 from nanoclaw.models import Authority, Group, Origin, OutKind, Turn, TurnState
 from nanoclaw.schedule import Damaged, Every, Once
-from nanoclaw.store import Tx, attempt, chats, outgoing, people, tasks, turns
+from nanoclaw.store import Tx, attempt, chats, outgoing, tasks, turns
 from nanoclaw.store.tasks import FiringState, Task, TaskState
 
 LATE_MS = 60_000  # after which a firing is late: its agent is told, or it is skipped
@@ -78,8 +78,11 @@ def _resettle(tx: Tx, task: Task, now: int) -> None:
         tasks.move(tx, task.id, due)
 
 
-def fire(tx: Tx, now: int, ids: Ids) -> Fired:
-    """Turns for some of what is due. One task that cannot be fired stops no other."""
+def fire(tx: Tx, now: int, ids: Ids, held: int | None = None) -> Fired:
+    """Turns for some of what is due. One task that cannot be fired stops no other.
+
+    `held`: from when on nothing was done though the host was there; what was due since then is late, not missed.
+    """
     fired = Fired()
     for task_id in tasks.failing(tx, MAX_FAILURES):
         _give_up(tx, task_id, f"failed {MAX_FAILURES} times in a row", now, fired)
@@ -87,7 +90,7 @@ def fire(tx: Tx, now: int, ids: Ids) -> Fired:
     for task_id in due:
         try:
             with attempt(tx):
-                lane = _fire(tx, task_id, now, ids)
+                lane = _fire(tx, task_id, now, ids, now if held is None else held)
         except _BAD as e:  # the boundary of one task
             logger.error("Task {} cannot be fired and is paused: {}", task_id, e)
             why = str(e) if isinstance(e, Refused) else "its row is damaged"
@@ -119,7 +122,7 @@ def _give_up(tx: Tx, task_id: int, why: str, now: int, fired: Fired) -> None:
         fired.told = True
 
 
-def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
+def _fire(tx: Tx, task_id: int, now: int, ids: Ids, held: int) -> str:
     """One task; its turn's lane, or "" where there is none."""
     task = tasks.get(tx, task_id)
     if task is None:
@@ -128,7 +131,8 @@ def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
         raise ValueError("its row is damaged")
     if chats.chat(tx, task.chat_id).group_id != task.group_id:  # whoever has that number now is nobody to speak to
         raise Refused("its chat is not served any more")
-    _check_person(tx, task)
+    if why := barred(tx, task):
+        raise Refused(why)
     if task.asked:
         tasks.ask(tx, task.id, 0)
         return _begin(tx, task, task.asked, now, ids)
@@ -139,7 +143,7 @@ def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
     zone = ZoneInfo(task.zone)
     due, later = schedule.last_and_next(task.schedule, task.next_due, now, zone)
     tasks.move(tx, task.id, later)  # without a later time (in the year 9999, say) it waits until the clock is right
-    if now - due > LATE_MS and task.options.missed == "skip":
+    if now - due > LATE_MS and due < held and task.options.missed == "skip":
         tasks.add_firing(tx, task.id, due, FiringState.MISSED, now)
         lane = ""
     else:
@@ -147,17 +151,6 @@ def _fire(tx: Tx, task_id: int, now: int, ids: Ids) -> str:
     if not lane and isinstance(task.schedule, Once):  # else it is over when its turn is
         tasks.put(tx, task.id, TaskState.DONE, None, now)
     return lane
-
-
-def _check_person(tx: Tx, task: Task) -> None:
-    """Who may not ask there any more has nothing done there either; what the owner said yes to is the owner's."""
-    person = None if task.person_id is None else people.get(tx, task.person_id)
-    if task.made_by is Authority.OWNER or person is None:
-        return
-    if person.denied:
-        raise Refused("who wanted it was denied")
-    if not people.may_call(tx, chats.group(tx, task.group_id), task.chat_id, person.number, person.role):
-        raise Refused("who wanted it may not call me there any more")
 
 
 def _begin(tx: Tx, task: Task, due: int, now: int, ids: Ids) -> str:

@@ -5,16 +5,18 @@ from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from nanoclaw import safefs
+from nanoclaw import safefs, schedule
 from nanoclaw.control import tasks as verbs
 from nanoclaw.control.tasks import Maker
 from nanoclaw.errors import Refused, UnsafePath
 from nanoclaw.groups import Home
 from nanoclaw.models import By, Group
+from nanoclaw.schedule import Every
 from nanoclaw.store import Tx, audit, tasks
 from nanoclaw.store.tasks import Task
 
 FILE = "HEARTBEAT.md"
+EVERY = "30m"  # where nothing else is said
 MAX_FILE = 256 << 10  # bytes of it that are looked at
 HEARTBEAT_OK = "HEARTBEAT_OK"
 MAX_HEARTBEAT_OK = 64  # characters of an answer that begins so and is for nobody
@@ -32,15 +34,21 @@ def find(tx: Tx, group: Group) -> Task | None:
     return next((task for task in tasks.alive(tx, group.id) if task.options.heartbeat), None)
 
 
-def turn_on(tx: Tx, group: Group, every: str, quiet: str, zone: str, by: By, now: int) -> Task:
-    """From now on; one that is on already becomes this one. Raises Refused."""
+def turn_on(tx: Tx, group: Group, every: str, quiet: str | None, zone: str, by: By, now: int) -> Task:
+    """From now on; one that is on already becomes this one, and keeps what is not said: `every` "", `quiet` None.
+    Raises Refused."""
+    before = find(tx, group)
+    if before is not None:
+        every = every or (schedule.length(before.schedule.every) if isinstance(before.schedule, Every) else "")
+        quiet = before.options.quiet if quiet is None else quiet
+    quiet = quiet or ""
     _minutes(quiet)
     chat_id = tasks.chat_of(tx, group.id)
     if chat_id is None:
         raise Refused(f"{group.folder} has no chat to which it could speak")
-    given = {"prompt": _PROMPT, "every": every, "missed": "skip"}
+    given = {"prompt": _PROMPT, "every": every or EVERY, "missed": "skip"}
     new = verbs.planned(group, chat_id, given, zone, Maker(), now)
-    if (before := find(tx, group)) is not None:
+    if before is not None:
         verbs.cancel(tx, before, by, now)
     new = replace(new, options=replace(new.options, heartbeat=True, quiet=quiet))
     audit.note(tx, by, "heartbeat on", group.folder, now)

@@ -64,7 +64,8 @@ def summary(person: Person) -> str:
 def resting(tx: Tx, person: Person) -> str:
     """How many tasks of theirs rest, which nobody but the owner ends; "" for none."""
     number = sum(task.state is TaskState.PAUSED for task in task_rows.of_person(tx, person.number))
-    how = "each until it is resumed: /tasks, /tasks resume NUMBER, or `nanoclaw tasks`"
+    allowed = "they are allowed again and " if person.denied else ""
+    how = f"each until {allowed}it is resumed: /tasks, /tasks resume NUMBER, or `nanoclaw tasks`"
     return f" {number} task(s) of theirs rest, {how}." if number else ""
 
 

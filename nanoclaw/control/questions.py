@@ -33,15 +33,18 @@ def asked(tx: Tx, chat: Chat, person_id: int, at: int, now: int) -> bool:
 def answered(tx: Tx, chat: Chat, person_id: int, msg: Incoming, now: int) -> bool:
     """Take what this person says as the answer to what they were asked there, if it is one: it quotes the question,
     or names an option; in a direct chat whatever is said. What fits two questions answers neither; in a direct chat
-    the newest one, of those with that option where there are any: people answer what stands last."""
+    the newest one, but for one with other options where an older one has that option: people answer what stands last.
+    """
     if not msg.text.strip():
         return False
     waiting = questions.waiting(tx, chat.id, person_id, msg.at, now)
     fitting = [question for question in waiting if _fits(tx, question, chat, msg)]
     if not fitting or (len(fitting) > 1 and chat.is_group):
         return False
-    with_option = [question for question in fitting if chosen(question.options, msg.text) is not None]
-    questions.answer(tx, (with_option or fitting)[0], msg.text)
+    newest = fitting[0]
+    if newest.options:
+        newest = next((q for q in fitting if chosen(q.options, msg.text) is not None), newest)
+    questions.answer(tx, newest, msg.text)
     return True
 
 

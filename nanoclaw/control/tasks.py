@@ -78,6 +78,18 @@ def excess(tx: Tx, task: Task, now: int, asker: Authority = Authority.OWNER) -> 
     return f"such a task comes at most every {closest // 60} minutes" if gap is not None and gap < closest else ""
 
 
+def barred(tx: Tx, task: Task) -> str:
+    """Who may not ask there any more has nothing done there either: why that is so, "" while they may. What the owner
+    said yes to is the owner's."""
+    person = None if task.person_id is None else people.get(tx, task.person_id)
+    if task.made_by is Authority.OWNER or person is None:
+        return ""
+    if person.denied:
+        return "who wanted it was denied"
+    may = people.may_call(tx, chats.group(tx, task.group_id), task.chat_id, person.number, person.role)
+    return "" if may else "who wanted it may not call me there any more"
+
+
 def full(tx: Tx, task: Task, now: int) -> bool:
     """Whether the group's tasks that were not made for the owner have had as many turns as they may for now."""
     return task.made_by is not Authority.OWNER and (
@@ -194,6 +206,8 @@ def resume(tx: Tx, task: Task, by: By, now: int) -> Task:
     """It is due again from now on; what was paused is not made up for. Raises Refused."""
     if task.state is TaskState.ACTIVE:
         raise Refused(f"task {task.id} is not paused")
+    if why := barred(tx, task):  # else it would be paused again as soon as it is due
+        raise Refused(f"task {task.id} cannot be resumed: {why}. Let them again first, or schedule it yourself")
     due = _next(task, now)
     tasks.put(tx, task.id, TaskState.ACTIVE, due, now)
     audit.note(tx, by, "task resume", _about(tx, task), now)

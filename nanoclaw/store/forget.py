@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nanoclaw.models import MessageState, OutState, TurnState, Verdict
 from nanoclaw.store import Tx
+from nanoclaw.store.pending import State
 from nanoclaw.store.tasks import TaskState
 
 _BARE = "text = '', quoted_text = '', media = ''"
@@ -95,6 +96,13 @@ def chat(tx: Tx, chat_id: int, since: int, now: int) -> None:
         "UPDATE tasks SET prompt = '', options = iif(json_valid(options), json_set(options, '$.script', ''), '{}')"  # noqa: S608
         f" WHERE chat_id = ? AND created_at >= ? AND created_at < ? AND state IN {_OVER_TASKS}",
         span,
+    )
+    # A task about which the owner is asked, or was and did not answer, is no order yet: it was never asked for.
+    tx.execute(
+        "UPDATE pending SET change = '[\"\", {}]', until = min(until, ?) WHERE state = ? AND created_at >= ?"
+        " AND created_at < ? AND iif(json_valid(change), json_extract(change, '$[0]') = 'schedule_task'"
+        " AND json_extract(change, '$[1].chat') = ?, 0)",
+        (now, State.WAITING, since, now, chat_id),
     )
     tx.execute("DELETE FROM early WHERE chat_id = ?", (chat_id,))
 

@@ -23,6 +23,7 @@ _WORD = re.compile(r'"([^"]+)"|(\S+)')
 _SIGNS = r"\u2190-\u2bff\u2e80-\ud7ff\uf900-\ufaff\uff66-\uff9f\U0001f000-\U0003ffff"
 _DENSE = re.compile(f"[{_SIGNS}]")
 _RUNS = re.compile(f"([{_SIGNS}]+)|([^{_SIGNS}]+)")
+_PART = 500  # characters that are normalized at once
 _MARKS = re.compile(r"[\u0300-\u036f\ufe0e\ufe0f]")
 _VARIANTS = re.compile(r"[\ufe0e\ufe0f]")  # of an emoji: in colour or not
 _EDGE = re.compile(rf"^(?:[^\w{_SIGNS}]|[_\u3000-\u3020])+|(?:[^\w{_SIGNS}]|[_\u3000-\u3020])+$")
@@ -86,7 +87,9 @@ def folded(text: str) -> str:
     """The text as it is compared: without case, accents, and the other ways of writing the same sign."""
     if text.isascii():
         return text.lower()
-    return normalize("NFKC", _MARKS.sub("", normalize("NFKD", text).casefold()))
+    # In parts: the time to normalize a row of marks grows with its square, and whoever writes a message can send one.
+    parts = (text[at : at + _PART] for at in range(0, len(text), _PART))
+    return "".join(normalize("NFKC", _MARKS.sub("", normalize("NFKD", part).casefold())) for part in parts)
 
 
 def words(query: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +19,8 @@ from neonize.proto.Neonize_pb2 import UploadResponse
 
 from nanoclaw import app, groups
 from nanoclaw.channels.whatsapp import client, outbound, uploads
-from nanoclaw.channels.whatsapp.client import Busy
 from nanoclaw.channels.whatsapp.uploads import upload
-from nanoclaw.errors import NotConnected, SendRefused
+from nanoclaw.errors import Busy, NotConnected, SendRefused
 from nanoclaw.models import OutFile, OutKind
 from nanoclaw.store import Store
 from tests.fakes import ROOT, ProcessSandbox, eventually
@@ -70,6 +69,8 @@ async def test_a_lost_connection_is_no_refusal_of_the_file(tmp_path: Path) -> No
     """It is sent when WhatsApp is back; but no file holds all others up by that for ever."""
 
     class Lost:
+        uploads = None
+
         async def call(self, _: object) -> Any:
             raise UploadError("failed to refresh media connections: websocket disconnected before info query returned")
 
@@ -84,21 +85,20 @@ async def test_a_lost_connection_is_no_refusal_of_the_file(tmp_path: Path) -> No
 
 
 async def test_an_upload_that_takes_too_long_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As any text that was not taken; a large file has more time, and what hangs in the library is said in the end."""
-    errors = deque([None, None, Busy("other files are still on their way")])
+    """As any text that was not taken; a large file has more time."""
 
     class Slow:
+        uploads = None
+
         async def call(self, _: object) -> Any:
-            if (error := errors.popleft()) is not None:
-                raise error
             await asyncio.Event().wait()
 
     (tmp_path / "r-1").write_bytes(b"x")
     monkeypatch.setattr(uploads, "_LIMIT", 0.01)
     session: Any = Slow()
     file = OutFile("a.png", "image", "image/png", 1, "r-1", "groups/family/a.png")
-    for why in ("took too long", "took too long", "others that took too long"):
-        with pytest.raises(SendRefused, match=why):
+    for _ in range(3):
+        with pytest.raises(SendRefused, match="took too long"):
             await upload(session, tmp_path, file, Counter())
 
 
@@ -114,6 +114,57 @@ async def test_no_upload_takes_the_room_of_texts(memory: Path, monkeypatch: pyte
         with pytest.raises(Busy):
             await one.UploadX()
         assert await one.SendX() == b"sent"
+        assert one.uploads.haunted
+        session: Any = SimpleNamespace(uploads=one.uploads)
+        file = OutFile("a.png", "image", "image/png", 1, "gone", "groups/family/a.png")
+        with pytest.raises(Busy):  # its copy is not even looked for
+            await upload(session, memory, file, Counter())
+    finally:
+        hold.set()
+
+
+async def test_two_files_that_hang_end_no_others(
+    memory: Path, whatsapp: FakeWhatsApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library gives neither up: a new connection has room for the next one, as far as memory goes, and texts go
+    on."""
+    hold, begun = threading.Event(), list[int]()
+
+    def hang(*_: object) -> None:
+        begun.append(1)
+        hold.wait()
+
+    real = client._go
+
+    class Go:
+        Upload = staticmethod(hang)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    monkeypatch.setattr(client, "_go", Go())
+    monkeypatch.setattr(uploads, "_LIMIT", 0.3)
+    (memory / "r-1").write_bytes(b"x")
+    file = replace(row("", "777@lid", OutKind.FILE), file=OutFile("a", "image", "image/png", 1, "r-1", "a"))
+    whatsapp.person("777", "15552223333", "Ann")
+    rig = Rig(memory / "whatsapp")
+    try:
+        async with rig.living():
+            await rig.link(whatsapp)
+            for n in (1, 2, 3):
+                with pytest.raises(SendRefused, match="took too long"):
+                    await rig.channel.send(file)
+                assert len(begun) == n
+                await rig.state("connected")
+            assert len(rig.ears.accounts) == 2
+            await rig.channel.send(row("hi", "777@lid"))
+            monkeypatch.setattr(client, "_CARRIED", 3 * client._LEAST)
+            with pytest.raises(Busy, match="memory"):
+                await rig.channel.send(file)
+            hold.set()
+            room = rig.channel._session.uploads
+            assert room is not None
+            await eventually(lambda: not room._carried)
     finally:
         hold.set()
 

@@ -258,8 +258,20 @@ class WhatsApp:
         return Sent(answer.ID, answer.Timestamp * 1000)
 
     async def _with_file(self, out: Outgoing, file: OutFile) -> Message:
-        up = await upload(self._session, self._home, file, self._cut)
+        try:
+            up = await upload(self._session, self._home, file, self._cut)
+        except SendRefused:
+            await self._make_room()
+            raise
         return outbound.file_message(out, file, up, (self._prefix(out.chat) + out.text).strip())
+
+    async def _make_room(self) -> None:
+        """A new client has room again where files that were given up take all of it: the library ends none of them."""
+        if (room := self._session.uploads) is None or not room.haunted:
+            return
+        async with self._sending:  # no text is on its way: nobody would know whether it came
+            if self._session.uploads is room and room.haunted:
+                self._session.renew("files that took too long are given up; it is tried again")
 
     def _message(self, out: Outgoing) -> Message:
         if out.kind in (OutKind.REACTION, OutKind.EDIT) and out.quote is None:

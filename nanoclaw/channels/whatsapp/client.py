@@ -19,7 +19,7 @@ from neonize.events import EVENT_TO_INT, INT_TO_EVENT
 from neonize.proto.waCompanionReg.WAWebProtobufsCompanionReg_pb2 import DeviceProps
 
 from nanoclaw.channels.whatsapp.library import scrub
-from nanoclaw.errors import NotConnected
+from nanoclaw.errors import Busy, NotConnected
 
 _SETTLED = 1.0  # seconds in which a call that has begun is past the library's shared maps
 _STARTED = 1.0  # seconds in which a connect has made its entry in them
@@ -29,6 +29,8 @@ _DRAIN = 2.0  # seconds at most until then
 _STOP = 2.0
 _CALLS = 5  # at a time: a send, a sign of life, a look at groups, and two to spare
 _FILES = 2  # downloads at a time, and uploads: the library never gives one up, though whoever wanted it has
+_CARRIED = 128 << 20  # bytes of files that go up; the library takes three times as much memory
+_LEAST = 4 << 20  # bytes as which a small one counts: each has a thread
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,32 @@ class Ended:
     error: str
 
 
-class Busy(NotConnected):
-    """As many files are on their way as may be, those that were given up among them."""
+class Room:
+    """For files on their way; those that were given up take some of it until the library is done with them."""
+
+    def __init__(self, carried: dict[asyncio.Future[Any], int] | None = None) -> None:
+        """`carried`: what goes up, in bytes, also by clients before this one."""
+        self.free = asyncio.Semaphore(_FILES)
+        self.ghosts: set[asyncio.Future[Any]] = set()
+        self._carried = {} if carried is None else carried
+
+    @property
+    def haunted(self) -> bool:
+        """Whether nothing else is in it: only another client has room then."""
+        return len(self.ghosts) == _FILES
+
+    def check(self, size: int) -> None:
+        """Raises Busy when there is none for so many bytes."""
+        if self.free.locked():
+            raise Busy("other files are still on their way")
+        if sum(self._carried.values()) + size > _CARRIED:
+            raise Busy("files that hang on their way hold the memory for others; a restart frees it")
+
+    def take(self, call: asyncio.Future[Any], size: int) -> None:
+        """It is on its way."""
+        self._carried[call] = max(size, _LEAST)
+        call.add_done_callback(self._carried.pop)
+        call.add_done_callback(self.ghosts.discard)
 
 
 def in_thread(func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
@@ -81,11 +107,15 @@ def in_thread(func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
 class Client:
     """Connected once, stopped once, then thrown away."""
 
-    def __init__(self, database: Path, uuid: str, events: Iterable[type], tell: Callable[[Any], None]) -> None:
+    def __init__(
+        self, database: Path, uuid: str, events: Iterable[type], tell: Callable[[Any], None],
+        carried: dict[asyncio.Future[Any], int] | None = None,
+    ) -> None:  # fmt: skip
+        """`carried` as in Room, of uploads."""
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(_CALLS)
-        self._room_for_files = {way: asyncio.Semaphore(_FILES) for way in ("Download", "Upload")}
+        self.downloads, self.uploads = Room(), Room(carried)
         self._calls: set[asyncio.Future[Any]] = set()
         self._ended: asyncio.Future[Any] = self._loop.create_future()
         self._sign = asyncio.Event()  # the library has called back: its connect is past its maps
@@ -124,22 +154,31 @@ class Client:
         """What the library's wrapper calls: a function of Go's by its name."""
         if name == "Neonize":
             return self._live
-        files = next((room for way, room in self._room_for_files.items() if name.startswith(way)), None)
+        ways = {"Download": self.downloads, "Upload": self.uploads}
+        files = next((room for way, room in ways.items() if name.startswith(way)), None)
         return lambda *args: self._call(files, getattr(_go, name), *args)
 
-    async def _call(self, files: asyncio.Semaphore | None, func: Callable[..., Any], *args: Any) -> Any:
-        if files is not None and files.locked():
-            raise Busy("other files are still on their way")
-        room = files or self._room
+    async def _call(self, files: Room | None, func: Callable[..., Any], *args: Any) -> Any:
+        size = max((len(arg) for arg in args if isinstance(arg, bytes)), default=0)
+        if files is not None:
+            files.check(size)
+        room = self._room if files is None else files.free
         await room.acquire()
         if not self._open:
             room.release()
             raise NotConnected("WhatsApp is not connected")
         call = in_thread(func, *args)
         self._calls.add(call)
+        if files is not None:
+            files.take(call, size)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(lambda _: room.release())
-        return await asyncio.shield(call)  # Go goes on with it when nobody waits any more, and takes up the room
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:  # Go goes on with it when nobody waits any more, and takes up the room
+            if files is not None and not call.done():
+                files.ghosts.add(call)
+            raise
 
     async def _live(self, *args: Any) -> Any:
         thread = in_thread(_go.Neonize, *args)

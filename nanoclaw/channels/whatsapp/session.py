@@ -14,7 +14,7 @@ from neonize.exc import NeonizeError
 from neonize.proto import Neonize_pb2 as pb
 
 from nanoclaw.channels.whatsapp import pairing
-from nanoclaw.channels.whatsapp.client import Client, Ended, LinkingOver, Qr
+from nanoclaw.channels.whatsapp.client import Client, Ended, LinkingOver, Qr, Room
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.pairing import FINAL, Pairing, State
 from nanoclaw.channels.whatsapp.probe import probe
@@ -85,6 +85,7 @@ class Session:
         self._random = random
         self._heard = heard  # of messages, groups and each Up; called in order
         self._client: Client | None = None
+        self._carried: dict[asyncio.Future[Any], int] = {}  # uploads that the library works at, of any client
         self._lives = 0
         self._over: asyncio.Future[Pairing] | None = None  # how the present client's life ended
         self._timer: asyncio.TimerHandle | None = None
@@ -114,6 +115,11 @@ class Session:
         if self._client is None or self.pairing.state is not State.CONNECTED:
             raise NotConnected(f"WhatsApp is {self.pairing.state}")
         return await work(self._client.api)
+
+    @property
+    def uploads(self) -> Room | None:
+        """The present client's room for them."""
+        return None if self._client is None else self._client.uploads
 
     def renew(self, why: str) -> None:
         """Give this connection up for a new one."""
@@ -194,7 +200,7 @@ class Session:
                 self.database.touch(mode=0o600)  # the library would make it readable for all
                 self.database.chmod(0o600)
                 name = f"{self.database}#{self._lives}"
-                self._client = Client(self.database, name, EVENTS, lambda event: self._on(event, over))
+                self._client = Client(self.database, name, EVENTS, lambda event: self._on(event, over), self._carried)
                 await self._client.connect()
                 self._after(_ANSWER, "WhatsApp does not answer; it is tried again")
             await over

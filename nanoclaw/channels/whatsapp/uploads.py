@@ -8,7 +8,6 @@ from typing import Any
 from neonize.exc import UploadError
 
 from nanoclaw import safefs
-from nanoclaw.channels.whatsapp.client import Busy
 from nanoclaw.channels.whatsapp.files import TYPES
 from nanoclaw.channels.whatsapp.library import scrub
 from nanoclaw.channels.whatsapp.session import Session
@@ -24,7 +23,9 @@ _MAX_CUT = 3  # times that it is the connection's fault: meanwhile no other file
 
 async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str]) -> Any:
     """Where it is then, and its keys; `cut` counts how often the connection was lost meanwhile, by copy. Nothing is
-    said to anybody by that. Raises SendRefused, NotConnected."""
+    said to anybody by that. Raises SendRefused, NotConnected, Busy."""
+    if session.uploads is not None:
+        session.uploads.check(file.size)  # before all of it is read for nothing
     try:
         data = await asyncio.to_thread(safefs.read_file, home, file.copy, _LARGEST)
     except (FileNotFoundError, UnsafePath):
@@ -32,8 +33,6 @@ async def upload(session: Session, home: Path, file: OutFile, cut: Counter[str])
     try:
         async with asyncio.timeout(max(_LIMIT, len(data) / _SLOWEST)):
             up = await session.call(lambda api: api.upload(data, TYPES[file.kind]))
-    except Busy:  # each is a try, so that whoever waits hears of it in the end
-        raise SendRefused("the file cannot be taken to WhatsApp: others that took too long are not over") from None
     except TimeoutError:
         raise SendRefused("the file took too long to be taken to WhatsApp") from None
     except UploadError as e:
