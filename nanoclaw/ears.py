@@ -1,7 +1,7 @@
 """What the channels tell the host: messages, who we are there, names, troubles -> rows, and who is woken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -31,17 +31,12 @@ class Ears:
         if not messages:
             return
         late_ms = int(self.config().late_after * 1000)
-        clean = tuple(map(self._cleaned, messages))
-        for heard in await self.store.write(router.hear_all, clean, self.clock(), late_ms, self.house()):
+        for heard in await self.store.write(router.hear_all, messages, self.clock(), late_ms, self.house(), self.clean):
             failpoints.hit("heard")
             try:
                 self._follow(heard)
             except Exception as e:  # it is stored, and what was stored with it goes on
                 logger.error("What follows from a message could not be done: {}", type(e).__name__)
-
-    def _cleaned(self, m: Incoming) -> Incoming:
-        media = tuple(replace(file, name=self.clean(file.name)) for file in m.media)
-        return replace(m, text=self.clean(m.text), quoted_text=self.clean(m.quoted_text), media=media)
 
     def _follow(self, heard: router.Heard) -> None:
         """What the rows make the living process do."""

@@ -58,19 +58,31 @@ class Heard:
     told: bool = False  # rows wait for the outbox
 
 
-def hear_all(tx: Tx, said: Iterable[Incoming], now: int, late_ms: int = LATE_MS, house: House = HOUSE) -> list[Heard]:
-    """In order, and each apart: one that breaks the hearing is kept as one that could not be read."""
-    found = [_hear_apart(tx, msg, now, late_ms, house) for msg in said]
+def hear_all(
+    tx: Tx,
+    said: Iterable[Incoming],
+    now: int,
+    late_ms: int = LATE_MS,
+    house: House = HOUSE,
+    clean: Callable[[str], str] = str,
+) -> list[Heard]:
+    """In order, and each apart: one that breaks the hearing is kept as one that could not be read.
+
+    `clean` takes from a text what nobody may say, so that it is not even stored; a stranger's is not looked at.
+    """
+    found = [_hear_apart(tx, msg, now, late_ms, house, clean) for msg in said]
     return [heard for heard in found if heard is not None]
 
 
-def _hear_apart(tx: Tx, msg: Incoming, now: int, late_ms: int, house: House) -> Heard | None:
+def _hear_apart(
+    tx: Tx, msg: Incoming, now: int, late_ms: int, house: House, clean: Callable[[str], str]
+) -> Heard | None:
     nobody, what = Sender(msg.sender.jids, ""), UNREADABLE
     head = Incoming(msg.channel, msg.chat, msg.wa_id, what, nobody, now, "", msg.is_group, msg.from_me, "unsupported")
     for version in (msg, head):
         try:
             with attempt(tx):
-                return hear(tx, version, now, late_ms, house)
+                return hear(tx, version, now, late_ms, house, clean)
         except Fault:
             raise
         except Exception as e:
@@ -78,7 +90,14 @@ def _hear_apart(tx: Tx, msg: Incoming, now: int, late_ms: int, house: House) -> 
     return None
 
 
-def hear(tx: Tx, msg: Incoming, now: int, late_ms: int = LATE_MS, house: House = HOUSE) -> Heard | None:
+def hear(
+    tx: Tx,
+    msg: Incoming,
+    now: int,
+    late_ms: int = LATE_MS,
+    house: House = HOUSE,
+    clean: Callable[[str], str] = str,
+) -> Heard | None:
     """Store the message with its verdict; None when it was stored before. Of strangers only the chat is kept."""
     chat = chats.learn_chat(tx, msg.channel, msg.chat, msg.chat_name, msg.is_group, now)
     account = ledger.account(tx, msg.channel)
@@ -100,8 +119,13 @@ def hear(tx: Tx, msg: Incoming, now: int, late_ms: int = LATE_MS, house: House =
         return Heard(Verdict.DROPPED)
     if msg.expires is not None and msg.expires != chat.expires:
         chats.set_expires(tx, chat.id, msg.expires)
-    heard = _stored(tx, msg, chat, group, account, now, house, late=now - msg.at > late_ms)
+    heard = _stored(tx, _cleaned(msg, clean), chat, group, account, now, house, late=now - msg.at > late_ms)
     return heard if opened is None else replace(heard, told=True)
+
+
+def _cleaned(m: Incoming, clean: Callable[[str], str]) -> Incoming:
+    media = tuple(replace(file, name=clean(file.name)) for file in m.media)
+    return replace(m, text=clean(m.text), quoted_text=clean(m.quoted_text), media=media)
 
 
 def _group(tx: Tx, msg: Incoming, chat: Chat, account: Account | None) -> Group | None:

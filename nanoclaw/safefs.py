@@ -25,6 +25,7 @@ MAX_DEPTH = 64  # folders below each other; node_modules at its worst has about 
 MAX_ENTRIES = 500_000  # of one walk: about 3 s on a slow disk
 MAX_SECONDS = 20.0  # of one walk
 _PIECE = 1 << 20  # bytes that are copied at a time
+_MAX_WAY = 4000  # bytes of a path that the kernel takes at once
 _SHOWN = 300  # characters of a path in an error: who asks for one of a megabyte gets no megabyte back
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -83,6 +84,18 @@ def read_head(root: Path, rel: str, count: int) -> bytes:
         return f.read(count)
 
 
+def read_pieces(root: Path, rel: str, size: int, overlap: int) -> Iterator[bytes]:
+    """All of a regular file, in pieces of `size` bytes with the last `overlap` ones of the piece before in front.
+
+    Raises UnsafePath, FileNotFoundError.
+    """
+    with _parent(root, rel) as (folder, name), _refusing(rel), _open_regular(folder, name, rel) as f:
+        before = b""
+        while piece := f.read(size):
+            yield before + piece
+            before = (before + piece)[-overlap:]
+
+
 def changed_at(root: Path, rel: str) -> int:
     """When a file's content was changed last, in ms, by what the file says: it can say anything; 0 for none."""
     try:
@@ -99,6 +112,19 @@ def check_file(root: Path, rel: str, limit: int) -> None:
         _regular(found, rel)
         if found.st_size > limit:
             raise UnsafePath(f"{rel} is larger than {limit >> 20} MiB")
+
+
+def identity(root: Path, rel: str) -> tuple[int, int]:
+    """Device and inode of what stands there, be it a folder; "" is `root` itself. No link, neither there nor before.
+
+    Raises UnsafePath, FileNotFoundError.
+    """
+    with contextlib.ExitStack() as stack, _refusing(rel or root.name):
+        folder, name = stack.enter_context(_parent(root, rel)) if rel else (None, os.fspath(root))
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            raise UnsafePath(f"{(rel or root.name)[:_SHOWN]} is a link")
+        return found.st_dev, found.st_ino
 
 
 def write_file(root: Path, rel: str, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
@@ -389,7 +415,8 @@ def _parent(root: Path, rel: str) -> Iterator[tuple[int, str]]:
     with contextlib.ExitStack() as stack, _refusing(rel):
         folder = os.open(root, _HANDLE)
         stack.callback(os.close, folder)
-        for way in ["/".join(parts[:-1])] if AT_ONCE and len(parts) > 1 else parts[:-1]:
+        at_once = AT_ONCE and len(parts) > 1 and len(os.fsencode(rel)) < _MAX_WAY
+        for way in ["/".join(parts[:-1])] if at_once else parts[:-1]:
             folder = _open_beneath(folder, way) if AT_ONCE else os.open(way, _HANDLE, dir_fd=folder)
             stack.callback(os.close, folder)
         yield folder, parts[-1]

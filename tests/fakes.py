@@ -74,6 +74,8 @@ def short_folder() -> Iterator[Path]:
 class ProcessSandbox:
     """Containers are detached processes that outlive the host; a file each in `registry` names them."""
 
+    printed = ""  # what each container says last
+
     def __init__(self, registry: Path) -> None:
         registry.mkdir(exist_ok=True)
         self.registry = registry
@@ -120,7 +122,7 @@ class ProcessSandbox:
         await _ended(pid)
         child = self._children.get(container)
         code = child.wait() if child is not None else 0
-        return Exit(Death.KILLED if code < 0 else Death.EXITED, code)
+        return Exit(Death.KILLED if code < 0 else Death.EXITED, code, self.printed)
 
     async def close(self, container: str) -> None:
         self._check()
@@ -132,7 +134,10 @@ class ProcessSandbox:
     async def found(self) -> list[Found]:
         self._check()
         facts = [(p.name, json.loads(p.read_text())) for p in self.registry.glob("c-*")]
-        return [Found(name, f["run"], f["image"], self._pid(name) is not None, f["lane"]) for name, f in facts]
+        return [
+            Found(name, f["run"], f["image"], self._pid(name) is not None, f["lane"], f.get("created", 0))
+            for name, f in facts
+        ]
 
     def _check(self) -> None:
         if self.fault is not None:

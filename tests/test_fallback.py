@@ -25,10 +25,10 @@ async def with_second(desk: Desk, second: str = SECOND) -> DayMeter:
     return await desk.restarted(budget_turn=0)
 
 
-def asked(meter: DayMeter, model: str, *, answered: bool) -> None:
-    """One request of the run and its end."""
+def asked(meter: DayMeter, model: str, *, answered: bool, overloaded: bool = True) -> None:
+    """One request of the run and its end; without an answer, because the model is overloaded."""
     held = meter.reserve("r", Ask(model, 1, 1))
-    meter.settle(held, Usage(model, input=1, output=1) if answered else None)
+    meter.settle(held, Usage(model, input=1, output=1) if answered else None, overloaded=overloaded and not answered)
 
 
 async def test_the_second_model_is_let_through_at_its_own_price(desk: Desk) -> None:
@@ -46,6 +46,8 @@ async def test_the_second_model_is_let_through_at_its_own_price(desk: Desk) -> N
 async def test_it_stands_in_from_its_first_answer_to_the_first_ones_next(desk: Desk) -> None:
     """Being asked beside the first (by an agent's helper, say) is no standing in; nor is being overloaded, too."""
     meter = await with_second(desk)
+    asked(meter, SECOND, answered=True)
+    asked(meter, MODEL, answered=False, overloaded=False)  # a bad request, or nobody was reached
     asked(meter, SECOND, answered=True)
     assert meter.stand_ins.of(FAMILY) is None
     asked(meter, MODEL, answered=False)

@@ -44,6 +44,7 @@ class Count:
     settled: list[int] = field(default_factory=list)
     most: int = 1 << 40  # tokens of an answer that it affords
     uses: list[tuple[str, Usage]] = field(default_factory=list)
+    overloads: int = 0
     came: asyncio.Event = field(default_factory=asyncio.Event)
 
     def refusal(self, run_id: str) -> str:
@@ -58,8 +59,9 @@ class Count:
         self.held.append((run_id, ask))
         return len(self.held) - 1
 
-    def settle(self, held: int, usage: Usage | None) -> None:
+    def settle(self, held: int, usage: Usage | None, *, overloaded: bool = False) -> None:
         self.settled.append(held)
+        self.overloads += overloaded
         if usage is not None:
             self.uses.append((self.held[held][0], usage))
             self.came.set()
@@ -74,6 +76,7 @@ class Way:
     meter: Count
     folder: Path
     credential: Credential | None = KEY
+    leaks: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -90,7 +93,8 @@ class Way:
 async def way(tmp_path: Path) -> AsyncIterator[Way]:
     meter = Count()
     async with ModelServer(keys={"real"}) as model:
-        it = Way(ModelGateway(lambda: model.url, lambda: it.credential, meter), model, meter, tmp_path)
+        gateway = ModelGateway(lambda: model.url, lambda: it.credential, meter, lambda: it.leaks.append("once"))
+        it = Way(gateway, model, meter, tmp_path)
         await it.gateway.open("r", tmp_path, search=False)
         yield it
         await it.gateway.aclose()
@@ -245,9 +249,10 @@ async def test_errors_pass_and_cost_nothing(way: Way, code: int) -> None:
         assert (answer.status, answer.headers["retry-after"]) == (code, "7")
         assert "request-id" in answer.headers
     assert not way.meter.uses
+    assert way.meter.overloads == (code == 529)
 
 
-LONG_KEY = "sk-ant-visibly-fake-no7key2At4all-Just3Letters"
+LONG_KEY = "sk-ant-api03-visibly0Fake-no7key2At4all-Just3Letters-AA"
 
 
 @pytest.mark.parametrize("written", [LONG_KEY, LONG_KEY[::-1], LONG_KEY.encode().hex(), " ".join(LONG_KEY)])
@@ -259,6 +264,7 @@ async def test_an_error_that_names_the_key_does_not_reach_the_agent(way: Way, wr
     status, text = await way.ask()
     told = {"type": "invalid_request_error", "message": f"prompt is too long, says {REMOVED}!"}
     assert (status, json.loads(text)) == (400, {"type": "error", "error": told})
+    assert way.leaks == ["once"]
 
 
 async def test_an_answer_that_holds_the_key_is_broken_off(way: Way) -> None:
@@ -268,6 +274,11 @@ async def test_an_answer_that_holds_the_key_is_broken_off(way: Way) -> None:
     way.model.script(Text(f"before {LONG_KEY} behind", chunks=1))
     with pytest.raises(aiohttp.ClientError):
         await way.ask()
+    assert way.leaks == ["once"]
+    asked = len(way.model.requests)
+    status, text = await way.ask()  # as its CLI does: no retry mends it
+    assert (status, "Stopped by the gateway" in text) == (403, True)
+    assert len(way.model.requests) == asked
     watcher = Watcher(LONG_KEY)
     assert [watcher.holds(piece.encode()) for piece in ("x" * 99, LONG_KEY[:9], LONG_KEY[9:-1], LONG_KEY[-1:])] == [
         *[False] * 3,

@@ -2,23 +2,44 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
+from nanoclaw import app, logs
 from nanoclaw.app.leaking import WORDS
-from nanoclaw.config.leak import REMOVED
-from nanoclaw.models import Role
-from tests.fakes import Hosted, hosting
+from nanoclaw.config.leak import REMOVED, removed
+from nanoclaw.mailbox import Event, Reply, Request, ToHost, TurnDone, Woken, encode
+from nanoclaw.models import Media, Role, Show
+from nanoclaw.run import letters
+from tests.fakes import Hosted, hosting, said
 from tests.story import eventually_rows
 
-KEY = "sk-ant-visibly-fake-no7key2At4all-Just3Letters-here9So_it8Be"
+KEY = "sk-ant-api03-visibly0Fake-no7key2At4all-Just3Letters-here9So_it8Be-AA"
 WAIT = 25.0  # seconds
 
 
 @pytest.fixture
-async def host(folder: Path) -> AsyncIterator[Hosted]:
+def log(folder: Path) -> Iterator[None]:
+    """As `nanoclaw start` logs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure(folder / "home", "INFO", lambda: [KEY], stderr="CRITICAL")
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logger.remove()
+    logger.configure(patcher=lambda record: None)
+    logger.add(sys.stderr)
+
+
+@pytest.fixture
+async def host(folder: Path, log: None) -> AsyncIterator[Hosted]:
     async with hosting(folder, environ={"ANTHROPIC_API_KEY": KEY}) as hosted:
         await hosted.group("family", Ben=Role.OWNER)
         await hosted.channel.say("family", "hello")  # its folder is there
@@ -64,8 +85,8 @@ async def test_nothing_that_an_agent_says_holds_the_key(host: Hosted) -> None:
     kept = await everything(host)
     assert not holds(kept.encode())
     assert REMOVED in kept
-    logs = [path.read_bytes() for path in host.config.home.rglob("*") if path.is_file() and "runs" not in path.parts]
-    assert not any(map(holds, logs))
+    files = [path.read_bytes() for path in host.config.home.rglob("*") if path.is_file() and "runs" not in path.parts]
+    assert not any(map(holds, files))
 
 
 async def test_a_key_that_somebody_types_is_not_even_stored(host: Hosted) -> None:
@@ -76,14 +97,80 @@ async def test_a_key_that_somebody_types_is_not_even_stored(host: Hosted) -> Non
     assert not holds((await everything(host)).encode())
 
 
+async def test_a_quote_and_a_files_name_are_no_way_around(host: Hosted) -> None:
+    """Neither is stored."""
+    assert host.channel.ears is not None
+    media = Media("document", "text/plain", f"{KEY}.txt"), Media("document", "text/plain", f"{KEY[::-1]}.txt")
+    spoken = said("look", quoted_text=f"as I said: {KEY}", media=media, is_group=True, at=app.now_ms())
+    await host.channel.ears.hear(spoken)
+    await host.channel.until(1, WAIT)
+    kept = await everything(host)
+    assert not holds(kept.encode())
+    assert kept.count(REMOVED) >= 3
+
+
+async def test_what_a_stranger_says_raises_no_alarm(host: Hosted) -> None:
+    """Nothing of it is kept, so nothing has to be removed, be it the key."""
+    await host.channel.say("strangers", f"is it {KEY}?", "Spam")
+    await host.channel.say("family", "hello")
+    await host.channel.until(1, WAIT)
+    assert not holds((await everything(host)).encode())
+    assert "stood in a text" not in (host.config.home / "logs/nanoclaw.log").read_text()
+    await host.channel.say("family", f"is it {KEY}?")
+    await host.channel.until(2, WAIT)
+    assert "stood in a text" in (host.config.home / "logs/nanoclaw.log").read_text()
+
+
+async def test_what_a_working_agent_shows_is_looked_through(host: Hosted) -> None:
+    """Its steps, before anything is said."""
+    step = encode(Event("TURN", Show.TOOL, f"Bash echo {KEY[::-1]}")).decode()
+    await does(host, f"!raw {step.strip()}", "!say done")
+    shown = [one.text for one in host.channel.shown if "Bash" in one.text]
+    assert shown == [f"Bash echo {REMOVED}"]
+
+
+async def test_what_a_container_prints_last_is_looked_through(host: Hosted) -> None:
+    """It is told when the container ends by itself."""
+    host.sandbox.printed = f"fatal: {KEY.encode().hex()}"
+    await does(host, "!die 3")
+    kept = await everything(host)
+    assert not holds(kept.encode())
+    assert f"fatal: {REMOVED}" in kept
+
+
+@pytest.mark.parametrize(
+    "letter",
+    [
+        Reply(("t",), f"it is {KEY}"),
+        Woken("t", f"it is {KEY}"),
+        TurnDone(("t",), "error", error=f"it is {KEY}"),
+        Request(1, "t", KEY, {"list": [{"text": KEY}], KEY: 1}),
+    ],
+    ids=lambda letter: letter.kind,
+)
+def test_every_letter_is_looked_through(letter: ToHost) -> None:
+    """Whatever text it carries."""
+    (ready,) = letters.ready([letter], lambda text: {}, partial(removed, secret=KEY))
+    assert KEY not in repr(ready)
+    assert REMOVED in repr(ready) or isinstance(letter, Request)
+
+
 async def test_a_file_that_holds_it_is_not_sent(host: Hosted) -> None:
     """The agent is told; the copy is gone."""
     group = host.config.home / "groups/family"
     (group / "bad.txt").write_text(f"a = {KEY}\n")
     (group / "good.txt").write_text("nothing\n")
-    await does(host, '!call send_file {"path": "bad.txt"}', '!call send_file {"path": "good.txt"}', "!report", sends=2)
+    (group / "large.bin").write_bytes(b"\0" * (5 << 20) + KEY.encode())
+    await does(
+        host,
+        '!call send_file {"path": "bad.txt"}',
+        '!call send_file {"path": "large.bin"}',
+        '!call send_file {"path": "good.txt"}',
+        "!report",
+        sends=2,
+    )
     assert [out.file.name for out in host.channel.sent if out.file is not None] == ["good.txt"]
-    assert "holds a key of the host" in host.channel.to("family")[-1]
+    assert host.channel.to("family")[-1].count("holds a key of the host") == 2
     assert len(list((host.config.home / "kept/family/outgoing").iterdir())) <= 1
 
 

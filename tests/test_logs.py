@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.http_exceptions import BadStatusLine
 from loguru import logger
 
 from nanoclaw import logs
@@ -65,6 +66,14 @@ def test_a_secret_is_never_written(log: Path, capsys: pytest.CaptureFixture[str]
     assert SECRET not in capsys.readouterr().err
 
 
+def test_a_secret_that_is_written_otherwise_is_not_either(tmp_path: Path) -> None:
+    """In hex or backwards."""
+    key = "sk-ant-api03-visibly0Fake-no7key2At4all-Just3Letters-here9So_it8Be-AA"
+    path = logs.configure(tmp_path, "INFO", lambda: [key], stderr="CRITICAL")
+    logger.info("hex {} backwards {}", key.encode().hex(), key[::-1])
+    assert lines(path)[0].endswith("hex [credential removed] backwards [credential removed]")
+
+
 def test_a_message_cannot_forge_a_line_or_steer_a_terminal(log: Path) -> None:
     """Newlines and escapes of foreign text stay within the record; braces are no format."""
     logger.info("chat {}", "a\n2026-01-01 00:00:00.000 ERROR x: forged\x1b[2J {extra} <red>")
@@ -91,6 +100,16 @@ def test_the_libraries_own_logs_come_too(log: Path) -> None:
     (line,) = lines(log)
     assert line.endswith("urllib3.pool: retry 1")
     assert "WARNING" in line
+
+
+def test_what_is_no_request_is_one_line(log: Path) -> None:
+    """An agent may send half a line to the gateway as often as it likes; a fault of our own keeps its traceback."""
+    for fault in (BadStatusLine("x"), RuntimeError("ours")):
+        logging.getLogger("aiohttp.server").error("Error handling request", exc_info=fault)
+    first, second, *rest = log.read_text().splitlines()
+    assert first.endswith("aiohttp.server: what came was no request (BadStatusLine)")
+    assert "Error handling request" in second
+    assert "RuntimeError: ours" in rest[-1]
 
 
 def test_the_file_is_private_and_the_level_holds(log: Path) -> None:

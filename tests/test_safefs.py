@@ -39,6 +39,23 @@ def test_an_honest_file_is_read_and_written(tree: Path) -> None:
     assert sorted(p.name for p in (tree / "sub").iterdir()) == ["new.md", "note.md"]
 
 
+def test_a_path_that_is_longer_than_the_kernel_takes_is_walked(tree: Path) -> None:
+    """30 folders of 150 letters each."""
+    parts = ["n" * 150] * 30
+    folder = os.open(tree, os.O_RDONLY)
+    for part in parts:
+        os.mkdir(part, dir_fd=folder)
+        inner = os.open(part, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    file = os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
+    os.write(file, b"deep")
+    os.close(file)
+    os.close(folder)
+    assert safefs.read_file(tree, "/".join([*parts, "x"]), 10) == b"deep"
+    safefs.remove_tree(tree)  # what clears up afterwards cannot
+
+
 def _socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(path))

@@ -19,6 +19,7 @@ from nanoclaw.errors import ConfigError
 SETTINGS_FILE = "nanoclaw.toml"
 MAX_FILE = 1 << 20  # bytes: what is larger was not written by a person
 _PREFIX = "NANOCLAW_"
+_OF_PEOPLE = ("owners", "name")
 
 
 class Source(StrEnum):
@@ -39,6 +40,11 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.told}"
+
+    @property
+    def public(self) -> str:
+        """Without the value, where that is somebody's number or name: for what is shown to others."""
+        return f"{self.where}: {self.key} is not right" if self.key in _OF_PEOPLE else str(self)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def parsed(path: Path, text: str, home: Path, environ: Mapping[str, str]) -> Loa
     if isinstance(found, Loaded):
         return found
     more = f" (and {len(found) - 1} more: nanoclaw config check)" if len(found) > 1 else ""
-    raise ConfigError(f"{found[0]}{more}")
+    raise ConfigError(f"{found[0]}{more}", f"{found[0].public}{more}")
 
 
 def faults(path: Path, text: str, home: Path, environ: Mapping[str, str]) -> list[Fault]:

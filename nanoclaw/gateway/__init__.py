@@ -101,8 +101,11 @@ class Meter(Protocol):
         Raises Refused with a sentence for people.
         """
 
-    def settle(self, held: int, usage: Usage | None) -> None:
-        """Give back what was held and count what was used (also of an answer that broke off); None for nothing."""
+    def settle(self, held: int, usage: Usage | None, *, overloaded: bool = False) -> None:
+        """Give back what was held and count what was used (also of an answer that broke off); None for nothing.
+
+        `overloaded`: the API said that this model is, so the CLI asks the next one.
+        """
 
 
 class Gateway(Protocol):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp import web
@@ -19,7 +20,11 @@ _BACK_PREFIX = (
 
 
 class Watcher:
-    """Looks through the bytes of one answer as they pass."""
+    """Looks through the bytes of one answer as they pass: for the credential as it stands, in one piece.
+
+    What a model is made to say letter by letter, in many events, passes; so does another way of writing it. To read
+    each event would cost more than it holds: an agent says to nobody what is not looked through again.
+    """
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode() if len(secret) >= _LEAST else b""
@@ -45,7 +50,7 @@ def passing(answer: aiohttp.ClientResponse, secret: str) -> dict[str, str]:
     return found
 
 
-async def error_of(answer: aiohttp.ClientResponse, secret: str) -> web.Response:
+async def error_of(answer: aiohttp.ClientResponse, secret: str, leaked: Callable[[], None]) -> web.Response:
     """An answer that is none: its status, kind and sentence. A proxy in between may have put anything into it."""
     body = bytearray()
     async for chunk in answer.content.iter_any():
@@ -55,6 +60,7 @@ async def error_of(answer: aiohttp.ClientResponse, secret: str) -> web.Response:
     kind, sentence = _read(bytes(body))
     clean = removed(sentence.replace(secret, REMOVED) if len(secret) >= _LEAST else sentence, secret)[:_LONGEST]
     if clean != sentence[:_LONGEST]:
+        leaked()
         logger.error("The model's API has sent the credential back; the agent did not see it")
     told = {"type": "error", "error": {"type": kind, "message": clean or f"The model's API said {answer.status}."}}
     back = {name: value for name, value in passing(answer, secret).items() if name.lower() != "content-type"}

@@ -30,6 +30,7 @@ MAX_TALKS = 4  # answers of the model to one run at once; what is over waits
 MAX_A_MINUTE = 60  # of one run
 MAX_CONNECTIONS = 64  # of one run at once: an agent has more file descriptors than the host
 _IDLE = 60.0  # seconds after which a connection that asks nothing is closed
+_LEAKED = 60.0  # seconds in which a run asks in vain after that: its CLI would ask the same six times
 _LARGE = 1 << 20  # bytes from which only _MAX_LARGE bodies of one run are held at once
 _MAX_LARGE = 4
 _THREAD_FROM = 256 << 10  # bytes of a body that may take 5 ms to parse and write
@@ -62,6 +63,10 @@ class _Denied(Exception):
         return web.json_response({"type": "error", "error": error}, status=self.status, headers=headers)
 
 
+class _Leaked(aiohttp.ClientPayloadError):
+    """An answer holds the credential."""
+
+
 @dataclass
 class _Run:
     """One run's listener."""
@@ -74,6 +79,7 @@ class _Run:
     talks: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, MAX_TALKS))
     times: deque[float] = field(default_factory=partial(deque, maxlen=MAX_A_MINUTE))  # of the last answers' begin
     free: deque[float] = field(default_factory=partial(deque, maxlen=MAX_FREE))  # of what cost nothing
+    leaked: float = -math.inf  # when an answer was last broken off for what it held
     runner: web.AppRunner = field(init=False)
     server: asyncio.Server | None = None
 
@@ -85,6 +91,7 @@ class _Bill:
     tap: UsageTap
     begin: float
     counts: bool = True
+    overloaded: bool = False
 
 
 class _Guest(asyncio.Protocol):
@@ -106,8 +113,15 @@ class _Guest(asyncio.Protocol):
 class ModelGateway:
     """The Gateway of the real host. Upstream and credential are asked at each request, so new ones count at once."""
 
-    def __init__(self, upstream: Callable[[], str], credential: Callable[[], Credential | None], meter: Meter) -> None:
-        self._upstream, self._credential, self._meter = upstream, credential, meter
+    def __init__(
+        self,
+        upstream: Callable[[], str],
+        credential: Callable[[], Credential | None],
+        meter: Meter,
+        leaked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`leaked` is told when an answer of the API's holds the credential."""
+        self._upstream, self._credential, self._meter, self._leaked = upstream, credential, meter, leaked
         self._runs: dict[str, _Run] = {}
         self._session: aiohttp.ClientSession | None = None
         self._building = asyncio.Semaphore(1)  # large bodies: each holds the interpreter for as long as it is parsed
@@ -175,6 +189,8 @@ class ModelGateway:
         if run.busy > MAX_BUSY:
             raise _Denied(429, f"More than {MAX_BUSY} requests of one run at once.")
         _pace(run.free, "that cost nothing")
+        if _now() - run.leaked < _LEAKED:
+            raise _Denied(403, "Stopped by the gateway: the answer held the key or token of the model's API.")
         if refusal := self._meter.refusal(run.id):
             raise _Denied(403, refusal)
         if (credential := self._credential()) is None:
@@ -227,7 +243,8 @@ class ModelGateway:
         try:
             return await self._forward(run, request, credential, asked, bill)
         finally:  # also when the agent hung up
-            self._meter.settle(held, bill.tap.usage(_now() - bill.begin) if bill.counts else None)
+            used = bill.tap.usage(_now() - bill.begin) if bill.counts else None
+            self._meter.settle(held, used, overloaded=bill.overloaded)
 
     async def _forward(
         self, run: _Run, request: web.Request, credential: Credential, asked: Asked, bill: "_Bill | None" = None
@@ -240,18 +257,23 @@ class ModelGateway:
         back = web.StreamResponse()
         try:
             async with self._connections().post(url, data=data, headers=headers, allow_redirects=False) as answer:
-                bill.counts = answer.status == 200
+                bill.counts, bill.overloaded = answer.status == 200, answer.status == 529
                 if answer.status == 401:  # the CLI would ask five times; 403 says that no retry mends it
                     raise _Denied(403, "The model's API refused the credential.")
                 if answer.status != 200:
-                    return await error_of(answer, credential.secret)
+                    return await error_of(answer, credential.secret, self._leaked)
                 bill.tap = UsageTap(asked.ask, sse=answer.content_type == "text/event-stream")
                 return await _relay(request, answer, back, bill.tap, credential.secret)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             bill.counts = bill.counts and not isinstance(e, _UNSENT)
             if not back.prepared:
                 raise _Denied(529, f"The model's API cannot be reached ({type(e).__name__}).") from None
-            logger.warning("the model's answer to run {} broke off: {}", run.id, type(e).__name__)
+            if isinstance(e, _Leaked):
+                run.leaked = _now()
+                self._leaked()
+            logger.warning(
+                "the model's answer to run {} broke off: {}", run.id, e if isinstance(e, _Leaked) else type(e).__name__
+            )
             if request.transport:  # an honest end would make half an answer look whole
                 request.transport.abort()
             return back
@@ -310,7 +332,7 @@ async def _relay(
     async for chunk in answer.content.iter_any():
         tap.feed(chunk)
         if watcher.holds(chunk):
-            raise aiohttp.ClientPayloadError("the answer holds the credential")
+            raise _Leaked("it holds the key or token of the API")
         await back.write(chunk)
     await back.write_eof()
     return back

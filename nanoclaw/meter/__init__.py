@@ -184,10 +184,10 @@ class DayMeter:
             output = min(output, max(rest // 2, min(rest, max(_ANSWER, ask.least)))) if limit.most else output
         return output
 
-    def settle(self, held: int, usage: Usage | None) -> None:
+    def settle(self, held: int, usage: Usage | None, *, overloaded: bool = False) -> None:
         """Give back what was held, and count what was used."""
         one = self._held.pop(held)
-        run, answered = one.run, usage is not None
+        run, answered = one.run, None if usage is None and not overloaded else usage is not None
         self.stand_ins.settled(run.group_id, run.folder, run.own, one.ask, self._clock(), answered=answered)
         if usage is not None:
             prompt = usage.input + usage.cache_read + usage.cache_write

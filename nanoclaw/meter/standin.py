@@ -24,13 +24,18 @@ class StandIns:
     only."""
 
     def __init__(self) -> None:
-        self._refused: set[int] = set()  # groups whose first model gave no answer when it was asked last
+        self._refused: set[int] = set()  # groups whose first model was overloaded when it was asked last
         self._now: dict[int, StandIn] = {}
 
     def settled(
-        self, group_id: int, folder: str, models: tuple[str, str], ask: Ask, now: int, *, answered: bool
+        self, group_id: int, folder: str, models: tuple[str, str], ask: Ask, now: int, *, answered: bool | None
     ) -> None:
-        """A request to one of a group's two models has ended; "" = it has no second one."""
+        """A request to one of a group's two models has ended; "" = it has no second one.
+
+        `answered`: None for what says nothing of the model: a bad request, say, or a network that is gone.
+        """
+        if answered is None:
+            return
         first, second = models
         if is_named(ask.model, first):
             self._of_first(group_id, first, answered=answered)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path, PurePosixPath
 
 from nanoclaw import failpoints, safefs
-from nanoclaw.config.leak import Leaks
+from nanoclaw.config.leak import OVERLAP, Leaks
 from nanoclaw.errors import Refused, UnsafePath
 from nanoclaw.groups import OUTGOING, Home, is_disk_full, make_kept
 from nanoclaw.models import OutFile, OutKind
@@ -21,7 +21,7 @@ MAX_UNSENT = 256 << 20  # bytes of one group's files that may wait to be sent
 FILE_WAIT = 120.0  # seconds that the call waits until it is sent: a large one takes a while
 _MAX_CAPTION = 1000  # characters
 _MAX_NAME = 100
-_LOOKED_AT = 4 << 20  # bytes of a file in which a credential is looked for
+_LOOKED_AT = 256 << 10  # bytes of a file in which a credential is looked for at a time: other threads want to run too
 _BARE = frozenset({"voice", "audio", "sticker"})  # kinds that carry no text
 
 
@@ -60,7 +60,7 @@ def taken(home: Home, folder: str, call: Call, leaks: Leaks) -> OutFile:
         raise Refused(f"there is no file {rel[:200]!r} in {_said(root, home, folder)}") from None
     except (UnsafePath, UnicodeEncodeError) as e:
         raise Refused(f"it cannot be sent: {e}") from None
-    held = leaks.inside(safefs.read_head(kept, copy, _LOOKED_AT))
+    held = leaks.inside(safefs.read_pieces(kept, copy, _LOOKED_AT, OVERLAP))
     if held or not size:
         safefs.remove_file(kept, copy)
         raise Refused("it holds a key of the host, which nobody may be sent" if held else "the file is empty")

@@ -53,7 +53,7 @@ class Count:
     def reserve(self, run_id: str, ask: Ask) -> int:
         return 0
 
-    def settle(self, held: int, usage: Usage | None) -> None:
+    def settle(self, held: int, usage: Usage | None, *, overloaded: bool = False) -> None:
         if usage is not None:
             self.uses.append(usage)
 
