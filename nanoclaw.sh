@@ -207,27 +207,35 @@ base_answers() {
 compose_plugin=$venv/docker/cli-plugins/docker-compose
 
 ensure_compose() {
-  if docker compose version >/dev/null 2>&1 || [[ -x $compose_plugin ]]; then return; fi
+  if new_enough docker compose version --short || new_enough "$compose_plugin" version --short; then return; fi
   say "Fetching docker compose for the tests ..."
   fetch_compose ||
     say "docker compose (2.24 or newer) is missing and could not be fetched: install docker-compose-plugin; its tests will fail"
 }
 
+new_enough() { # new_enough COMMAND...: whether what it prints is version 2.24 or newer
+  local found
+  found=$("$@" 2>/dev/null) || return 1
+  [[ ${found#v} =~ ^([0-9]+)\.([0-9]+) ]] || return 1
+  ((BASH_REMATCH[1] > 2 || (BASH_REMATCH[1] == 2 && BASH_REMATCH[2] >= 24)))
+}
+
 fetch_compose() ( # into the venv alone; Debian 12 has only version 1, but the next release's runs there too
   have apt-get && have dpkg-deb || return 1
-  scratch=$(mktemp -d)
+  scratch=$(mktemp -d) || return 1 # its caller asks how it ends, so errexit is off in here
   # shellcheck disable=SC2064 # the folder's name is meant as it is now
   trap "rm -rf '$scratch'" EXIT
-  mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$(dirname -- "$compose_plugin")"
-  cd "$scratch"
+  mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$(dirname -- "$compose_plugin")" || return 1
+  cd "$scratch" || return 1
   # shellcheck disable=SC2016 # the words in it are apt's
   mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk '$2 !~ /-/ { print $1; exit }')
-  printf 'deb %s trixie main\n' "$mirror" >sources
+  [[ $mirror ]] || return 1
+  printf 'deb %s trixie main\n' "$mirror" >sources || return 1
   own=(-o "Dir::Etc::SourceList=$scratch/sources" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$scratch/lists"
     -o "Dir::Cache=$scratch/cache" -o "APT::Sandbox::User=$(id -un)")
   apt-get -qq download docker-compose-v2 2>/dev/null ||
     { apt-get "${own[@]}" -qq update && apt-get "${own[@]}" -qq download docker-compose; } >&2 || return 1
-  dpkg-deb -x ./*.deb unpacked
+  dpkg-deb -x ./*.deb unpacked || return 1
   found=$(find unpacked -path '*/cli-plugins/docker-compose' -type f)
   [[ -n $found ]] && install -m 755 "$found" "$compose_plugin"
 )
@@ -256,21 +264,25 @@ ready_to_serve() { # everything that a host needs; asked before what takes long
   any_image || ensure_image
 }
 
+ours() { # the command, also in a clone that was moved: the script's first line still names the old place
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} "$venv/bin/python" -P -m nanoclaw "$@"
+}
+
 stop_host() {
   local code=0
-  [[ -x $venv/bin/nanoclaw ]] || die "nothing is installed here, so nothing runs"
-  "$venv/bin/nanoclaw" status >/dev/null 2>&1 || code=$?
+  [[ -x $venv/bin/python && -x $venv/bin/nanoclaw ]] || die "nothing is installed here, so nothing runs"
+  ours status >/dev/null 2>&1 || code=$?
   if ((code == 3)); then
     say "It does not run."
   else
-    "$venv/bin/nanoclaw" stop
+    ours stop
   fi
 }
 
 uninstall() { # uninstall [--purge]: what it made, then the packages; the clone itself is its owner's
   local home=${NANOCLAW_HOME:-$HOME/.nanoclaw}
-  if [[ -x $venv/bin/nanoclaw ]]; then
-    "$venv/bin/nanoclaw" uninstall "$@"
+  if [[ -x $venv/bin/python && -x $venv/bin/nanoclaw ]]; then
+    ours uninstall "$@"
     case " $* " in *" --help "* | *" -h "*) return ;; esac
     rm -rf -- "$venv"
     say "The packages in $venv are removed. What is left is this folder: $here"

@@ -268,10 +268,12 @@ class Dispatcher:
         if run is not None:
             await self._runner.close(lane)
         await self._take_slot(lane)
+        self._runner.opening.add(lane)
         try:  # the turn is made with the slot in hand: what was said meanwhile is in it
             if (turn := await self._next(lane, group)) is not None:
                 await self._runner.open(group, turn)
         finally:
+            self._runner.opening.discard(lane)
             if lane not in self._runner.runs:
                 self._slots.put(is_of_task(lane))
 

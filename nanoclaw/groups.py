@@ -28,6 +28,7 @@ MAX_MEMORY = 256 << 10  # bytes of one CLAUDE.md that count
 MAX_TRANSCRIPT = 256 << 20  # bytes of a session that is resumed: the CLI reads it whole, into a container's memory
 QUOTA = 2 << 30  # bytes on the disk that a group's writable trees may take
 FREE_FLOOR = 1 << 30  # bytes that must be free, so that the store can still commit
+OF_HOME = "of-home"  # in a run_dir elsewhere: whose it is
 MAX_SOCKET_PATH = 107  # bytes; the kernel's limit for the name of a unix socket
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -130,13 +131,38 @@ def open_home(path: Path, run_dir: Path | None = None) -> Home:
         _claim(root, _OURS.__contains__)
         for name in ("groups", "kept", "state", "runs", "logs", "backups"):
             _folder(root / name, 0o700)
-        _claim(home.run_dir, lambda name: bool(_SOCKETS.fullmatch(name)))
+        _claim(home.run_dir, lambda name: name == OF_HOME or bool(_SOCKETS.fullmatch(name)))
+        if other := other_home(home):
+            raise HomeError(f"{home.run_dir} is of another home, {other}: set run_dir to a folder of this one's own")
+        if home.run_dir != root / "run" and _mark(home) != os.fsencode(root):
+            safefs.write_file(home.run_dir, OF_HOME, os.fsencode(root))
         _folder(home.empty_dir.parent, 0o700)
         for shared in (home.skills, home.shipped, home.group_dir(GLOBAL), home.empty_dir):
             _folder(shared, 0o755)
         home.empty_file.touch()
         home.empty_file.chmod(0o644)
     return home
+
+
+def other_home(home: Home) -> str:
+    """The path of the home whose sockets lie in this one's run_dir, "" for none: they look alike, and each host
+    removes what its own rows do not know."""
+    try:
+        mark = _mark(home)
+    except UnsafePath as e:
+        return str(e)
+    found = [Path(os.fsdecode(mark))] if mark else []
+    found += [home.run_dir.parent] if home.run_dir.name == "run" else []  # it may stand where another's usually does
+    # One that was moved to where we are, or deleted, is no other.
+    others = (str(root) for root in found if root != home.root and os.path.lexists(root / home.db.name))
+    return next(others, "")
+
+
+def _mark(home: Home) -> bytes:
+    try:
+        return safefs.read_file(home.run_dir, OF_HOME, 4096)
+    except FileNotFoundError:
+        return b""
 
 
 def check_lengths(home: Home) -> None:
@@ -214,11 +240,15 @@ def remove_state(home: Home, lane: str) -> None:
 
 
 def remove_other_runs(home: Home, kept: Collection[str]) -> None:
-    """Remove what runs left that no row knows: the host died before it wrote one. `kept`: names of any folder."""
+    """Remove what runs left that no row knows: the host died before it wrote one. `kept`: names of any folder.
+
+    Sockets in another home's folder are that one's.
+    """
     for path in (home.root / "state").iterdir():
         if _TASK.fullmatch(path.name) and path.name not in kept:
             safefs.remove_tree(path)
-    for folder, name in ((home.root / "runs", _RUN), (home.run_dir, _SOCKETS)):
+    sockets = [] if other_home(home) else [(home.run_dir, _SOCKETS)]
+    for folder, name in ((home.root / "runs", _RUN), *sockets):
         for path in folder.iterdir():
             if path.name not in kept and name.fullmatch(path.name):
                 safefs.remove_tree(path)

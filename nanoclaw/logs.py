@@ -82,5 +82,9 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fault = record.exc_info if record.exc_info and record.exc_info[0] else None
+        if fault and record.name == "aiohttp.server" and fault[0] and fault[0].__module__.startswith("aiohttp"):
+            # Half a line, another protocol: what an agent sent is no fault of ours, and needs no traceback.
+            logger.warning("{}: what came was no request ({})", record.name, fault[0].__name__)
+            return
         level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
         logger.opt(exception=fault).log(level, "{}: {}", record.name, record.getMessage())

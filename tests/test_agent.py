@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "container"))
 
-from agent import cli, forward, memory
+from agent import cli, forward, memory, tree, ways
 from agent.lifeline import BUSY, IDLE, HostGone, Lifeline
 from agent.places import Places
 
@@ -190,3 +191,36 @@ def test_agents_beside_the_main_one_use_its_model() -> None:
     assert cli.models("opus") == cli.models("opus[1m]") == {}
     assert cli.models("claude-opus-5-5", "claude-haiku-5-5") == cli.models("claude-opus-5-5")
     assert set(cli.models("claude-opus-5-5", "sonnet")) == {"ANTHROPIC_DEFAULT_OPUS_MODEL"}
+
+
+# --- what the probe does ------------------------------------------------------------------------
+
+
+def test_the_search_for_keys_ends_in_time(tmp_path: Path) -> None:
+    """Though a file is full of a key's first bytes: it counts as not looked through."""
+    flood = tmp_path / "flood"
+    flood.write_bytes(b"sk-a" * (1 << 20))
+    wanted = [{"first": b"sk-a".hex(), "length": 54, "digest": "00" * 32, "everywhere": True}]
+    began = time.monotonic()
+    with pytest.raises(tree._Late):
+        tree._held(str(flood), wanted, b"x" * 16, until=began + 0.1)
+    assert time.monotonic() - began < 25  # the whole takes far longer than a tenth of a second
+    there = object.__new__(tree.Tree)
+    there.mounts, there.files, there.whole = {str(tmp_path): ""}, [(4 << 20, str(flood))], True
+    assert tree.secrets(there, wanted, b"x" * 16, until=began)[1] > 0
+
+
+async def test_no_word_is_said_to_a_socket_of_others(tmp_path: Path) -> None:
+    """A connection alone says whether somebody listens."""
+    heard = asyncio.get_running_loop().create_future()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.set_result(await reader.read())
+        writer.close()
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = f"{folder}/s"
+        async with await asyncio.start_unix_server(listen, path), asyncio.timeout(25):
+            assert await asyncio.to_thread(ways.listens, path)
+            assert await heard == b""
+        assert not ways.listens(f"{folder}/none")

@@ -76,6 +76,8 @@ FILE_CALLS = {
     "mailbox": {"os.open", "rename", "read_bytes"},
     # A file of the owner's, copies of our own, and a new home that nobody else can reach yet.
     "ops/backup": {"open", "os.open", "rename"},
+    "ops/clone": {"read_bytes", "unlink"},  # the clone's
+    "ops/leaving": {"iterdir", "unlink", "rmdir"},  # the home's own names; what lies in its folders goes by safefs
     "ops/migrating": {"open", "rename", "unlink", "glob"},  # the database and copies of it
     "ops/doctor/disk": {"read_text"},  # the kernel's list of mounts
     "ops/doctor/living": {"iterdir"},  # folders that only we make

@@ -175,3 +175,10 @@ async def test_channels_wait_and_status_says_so(folder: Path) -> None:
         async with await connect(home.control_sock) as client:
             assert {c["detail"] for c in (await client.call("status"))["channels"]} == {""}
     assert crashes.read(home.root).open is False
+
+
+@pytest.mark.parametrize("at", ["Infinity", "1e400", "NaN", '"x"', "null"])
+def test_a_file_that_says_nothing_is_a_first_start(tmp_path: Path, at: str) -> None:
+    """Whoever wrote it: the host starts."""
+    (tmp_path / FILE).write_text(f'{{"at": {at}, "crashes": 1, "open": true}}')
+    assert crashes.read(tmp_path) == crashes.Start()

@@ -325,6 +325,14 @@ async def test_paths_too_long_for_sockets(folder: Path, environ: dict[str, str])
     assert "too long a path" in found["sockets"].said
 
 
+async def test_commands_can_be_copied(folder: Path) -> None:
+    """Paths in them are quoted."""
+    home = open_home(folder / "John Doe" / "h")
+    home.root.chmod(0o755)
+    found = await bad(await scene_of(home, {"NANOCLAW_ZONE": "UTC", "DOCKER_HOST": f"unix://{folder}/none"}))
+    assert found["home"].mend == f"chmod 700 '{home.root}'"
+
+
 async def test_a_journal_that_grew(home: Home, environ: dict[str, str]) -> None:
     """Of a host that was killed; --fix writes it into the database."""
     code = (
@@ -636,7 +644,7 @@ async def test_a_host_that_hangs(home: Home, environ: dict[str, str]) -> None:
     with app.one_host(home.lock):
         found = await bad(await scene_of(home, environ))
         crash(home)
-        starting = await bad(await scene_of(home, environ))
+        starting = await bad(await scene_of(home, environ, app.now_ms() + 1_200_000))  # as long as a build may take
     assert set(found) == set(starting) == {"host"}
     assert f"process {os.getpid()} holds this home" in found["host"].said
     assert found["host"].mend == f"kill {os.getpid()}"
@@ -660,6 +668,20 @@ async def test_folders_of_living_runs_are_kept(home: Home, environ: dict[str, st
     make_run(home, "r3", "main", "0a1b2c3f", *AGENT)
     assert not any("removed" in said for said in mending.mend(scene, app.one_host))
     assert home.run_folder("r3").is_dir()
+
+
+async def test_sockets_of_another_home_are_left_alone(home: Home, environ: dict[str, str], folder: Path) -> None:
+    """Two homes with one run_dir: it is said, and --fix takes nothing away there."""
+    other = open_home(folder / "other", folder / "r")
+    other.db.touch()
+    make_run(other, "r1", "main", "0a1b2c3d", *AGENT)
+    touch(home, "nanoclaw.toml", f'run_dir = "{folder}/r"\n')
+    scene = await scene_of(home, environ)
+    assert scene.home.run_dir == other.run_dir
+    found = await bad(scene)
+    assert (set(found), found["sockets"].mend) == ({"sockets"}, "nanoclaw config unset run_dir")
+    assert any("is of another home" in said for said in mending.mend(scene, app.one_host))
+    assert other.sockets("0a1b2c3d").is_dir()
 
 
 # --- the doctor itself --------------------------------------------------------------------------

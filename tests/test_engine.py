@@ -59,3 +59,13 @@ def test_each_failure_has_a_cause_and_an_advice(raised: Exception, cause: Cause,
         raise raised
     assert e.value.cause is cause
     assert "\n" not in str(e.value)
+
+
+def test_no_password_of_an_engine_is_told() -> None:
+    """It may stand in the address."""
+    address = "tcp://user:not-a-password@127.0.0.1:1"
+    for raised in (ReadTimeout("Read timed out."), ConnectionResetError(104, "reset"), _api(f"no: {address}")):
+        with pytest.raises(SandboxError) as e, explained(address):
+            raise raised
+        assert "not-a-password" not in str(e.value)
+        assert "tcp://127.0.0.1:1" in str(e.value)

@@ -244,3 +244,23 @@ def test_room_is_counted_over_all_that_the_agent_may_write(home: Home, monkeypat
     monkeypatch.setattr(groups, "FREE_FLOOR", 1 << 62)
     with pytest.raises(SandboxError, match="free some room"):
         check_room(home, "pantry", "pantry")
+
+
+def test_two_homes_do_not_share_a_folder_of_sockets(tmp_path: Path) -> None:
+    """Each host removes the sockets that its rows do not know; the second is refused, and can take none away."""
+    first = open_home(tmp_path / "h", tmp_path / "r")
+    first.db.touch()
+    first.sockets("0a1b2c3d").mkdir()
+    for taken in (first.run_dir, first.root / "run"):
+        with pytest.raises(HomeError, match="is of another home"):
+            open_home(tmp_path / "h2", taken)
+    second = Home(tmp_path / "h2", tmp_path / "r")
+    (second.root / "runs").mkdir(exist_ok=True)
+    (second.root / "state").mkdir(exist_ok=True)
+    groups.remove_other_runs(second, ())
+    assert first.sockets("0a1b2c3d").is_dir()
+    first.root.rename(tmp_path / "moved")  # the same one, elsewhere
+    moved = open_home(tmp_path / "moved", tmp_path / "r")
+    assert groups.other_home(moved) == ""
+    groups.remove_other_runs(moved, ())
+    assert not moved.sockets("0a1b2c3d").exists()

@@ -11,6 +11,8 @@ TEXTS = {
     "run `nanoclaw image build`": "run `docker compose exec nanoclaw nanoclaw image build`",
     "start it again with: nanoclaw run": "start it again with: docker compose up -d",
     "nanoclaw stop, then nanoclaw run": "docker compose stop, then docker compose up -d",
+    "nanoclaw chat, nanoclaw logs -f; or `nanoclaw logs`": "docker compose exec nanoclaw nanoclaw chat, docker compose"
+    " logs -f nanoclaw; or `docker compose logs nanoclaw`",
     "nanoclaw 0.1.0 in /data/nanoclaw.toml": "nanoclaw 0.1.0 in /data/nanoclaw.toml",
     "python -m nanoclaw run": "python -m nanoclaw run",
     "the nanoclaw setup-file": "the nanoclaw setup-file",

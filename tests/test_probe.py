@@ -13,10 +13,11 @@ from nanoclaw.config import Config
 from nanoclaw.errors import Refused
 from nanoclaw.gateway import Level
 from nanoclaw.models import Group
+from nanoclaw.ops import probe
 from nanoclaw.ops.ear import Ear
 from nanoclaw.ops.findings import Finding, Grade
 from nanoclaw.ops.probe import CHECKS, Subject, findings, orders, prove_sandbox, subject
-from nanoclaw.sandbox import Bind, Spec
+from nanoclaw.sandbox import Bind, Death, Exit, Spec
 from nanoclaw.sandbox.spec import Engine
 from nanoclaw.store import Store
 
@@ -158,3 +159,20 @@ async def test_a_home_that_cannot_be_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
     (found,) = await _proved(tmp_path)
     assert found.grade is Grade.FAIL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_nothing_is_made_in_the_home_of_another_user(tmp_path: Path) -> None:
+    """What root made there its host could neither read nor write."""
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", 12345, 12345)
+    (found,) = await _proved(tmp_path)
+    assert (found.grade, found.mend) == (Grade.FAIL, "sudo -u '#12345' nanoclaw doctor --sandbox main")
+    assert list((tmp_path / "home").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_that_ran_out_of_time_says_so() -> None:
+    """Its alarm ends it, and whoever stands above it makes 142 of that."""
+    assert "not done in time" in probe._started(Exit(Death.EXITED, 142)).said
+    assert "code 1" in probe._started(Exit(Death.EXITED, 1)).said

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import pytest
 
 from nanoclaw import app
 from nanoclaw.errors import Cause, SandboxError
+from nanoclaw.groups import Home, make_run
 from nanoclaw.mailbox import Alive, encode, letter_name
 from nanoclaw.models import Role, RunRow, RunState
 from nanoclaw.run import runner
-from nanoclaw.sandbox import Exit, Spec
+from nanoclaw.sandbox import PROBES, Exit, Spec
 from nanoclaw.store import Store, Tx, chats, runs
 from tests.fakes import Hosted, ProcessSandbox, eventually, hosting, living
 from tests.story import abandoned, busy, eventually_rows, forge, in_time, states, until_parked
@@ -309,3 +311,23 @@ async def test_a_failure_is_told_once(
             assert all(words in text for text in texts)
         assert not any(SAID in text or "code 7" in text for text in host.channel.to("family"))
         assert all(f"[family: {cause}]" in text for text in host.channel.to("owner"))
+
+
+async def test_a_start_leaves_the_doctors_container_alone(folder: Path, sandbox: ProcessSandbox) -> None:
+    """`doctor --sandbox` may be at work; what it leaves behind when it is killed goes two minutes later."""
+    lane = f"family#task-{PROBES + 5}"
+    async with living(folder, sandbox) as host:
+        await host.group("family")
+        home = Home(host.config.home, host.config.sockets)
+    make_run(home, "0a1b2c3d", lane, "0a1b2c3d", os.getuid(), os.getgid())
+    mine = (home.run_folder("0a1b2c3d"), home.sockets("0a1b2c3d"), home.state_dir(lane))
+    facts = {"run": "0a1b2c3d", "lane": lane, "pid": 0, "image": "image-1", "created": app.now_ms() // 1000}
+    container = sandbox.registry / "c-0a1b2c3d"
+    container.write_text(json.dumps(facts))
+    async with living(folder, sandbox):
+        assert [path.is_dir() for path in mine] == [True] * 3
+    assert container.exists()  # in its end it removes what nobody knows
+    container.write_text(json.dumps(facts | {"created": facts["created"] - 121}))
+    async with living(folder, sandbox):
+        assert [path.exists() for path in mine] == [False] * 3
+        await eventually(lambda: not container.exists())

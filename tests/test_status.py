@@ -286,3 +286,48 @@ def test_it_costs_little() -> None:
         "print(sorted({'docker', 'aiohttp', 'neonize', 'rich.live', 'rich.console'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_lock_of_another_disk_is_not_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file has the same inode: the process is named only where it has our very file open."""
+    home = open_home(tmp_path / "h", tmp_path / "r")
+    home.lock.touch()
+    found, locks = home.lock.stat(), tmp_path / "locks"
+    monkeypatch.setattr(status, "_PROC_LOCKS", locks)
+
+    def holder(device: str, pid: int) -> int:
+        locks.write_text(f"1: FLOCK  ADVISORY  WRITE {pid} {device}:{found.st_ino} 0 EOF\n")
+        return status.sign_of_life(home).pid
+
+    ours = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    assert holder(ours, 4321) == 4321
+    assert holder("fe:fe", os.getpid()) == 0
+    with home.lock.open():  # as on btrfs, which tells of another device
+        assert holder("fe:fe", os.getpid()) == os.getpid()
+
+
+def test_a_cause_of_another_version_is_told_by_its_word() -> None:
+    """Rows outlive the program that wrote them."""
+    lane = {"lane": "family", "cause": "weather"}
+    (line,) = [line for line in status_text.lines({"lanes": [lane]}, NOW, "UTC") if "weather" in line]
+    assert "family: parked (weather)" in line
+
+
+async def test_no_number_of_a_person_is_told(folder: Path) -> None:
+    """What is wrong with the owners is said without them: what status says is shown to others."""
+    home = open_home(folder / "h", folder / "r")
+    (home.root / "nanoclaw.toml").write_text('owners = ["+49151 0000000O"]\n')
+    for args in (("status",), ("status", "--json")):
+        _, out, _ = await nanoclaw(home.root, *args)
+        assert "line 1: owners is not right" in out
+        assert "0000000" not in out
+
+
+async def test_nor_by_a_living_host(folder: Path) -> None:
+    """Main alone hears of the value."""
+    async with hosting(folder) as host:
+        await host.in_main("boss")
+        (host.config.home / "nanoclaw.toml").write_text('owners = ["+49151 0000000O"]\n')
+        async with await connect(host.config.home / "control.sock") as client:
+            assert "owners is not right" in (await client.call("settings"))["fault"]
+        assert (await host.status())["settings"].endswith("line 1: owners is not right")

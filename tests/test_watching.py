@@ -260,6 +260,13 @@ async def test_a_loop_that_stands_still(folder: Path, monkeypatch: pytest.Monkey
             asyncio.get_running_loop().call_soon(time.sleep, 0.06)
             await asyncio.sleep(0.02)
         assert len(await told_by(host, Trouble.STALLS)) == 1
+        async with await connect(host.config.home / "control.sock") as client:
+            assert (await client.call("health"))["fatal"] == ""  # all is answered
+            monkeypatch.setattr(troubles, "STANDSTILL", 0.03)
+            while "stood still" not in (await client.call("health"))["fatal"]:
+                assert time.monotonic() < end
+                asyncio.get_running_loop().call_soon(time.sleep, 0.06)
+                await asyncio.sleep(0.02)
 
 
 @pytest.mark.usefixtures("quick")
@@ -365,6 +372,30 @@ async def test_what_becomes_of_runs(folder: Path, monkeypatch: pytest.MonkeyPatc
         assert await until_found(host, Trouble.SOCKETS) == ["family"]
         go.touch()
         await until_state(host, "done")
+
+
+async def test_an_image_that_is_being_built_holds_nobody_up(
+    folder: Path, quick: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that waits for it is at work: nobody is told to begin anew, which would break the build off."""
+    monkeypatch.setattr(watching, "WAITS", 0)
+    async with hosting(folder) as host:
+        await host.group("family")
+        asked, built, image = asyncio.Event(), asyncio.Event(), host.sandbox.image
+
+        async def building() -> str:
+            asked.set()
+            await built.wait()
+            return await image()
+
+        monkeypatch.setattr(host.sandbox, "image", building)
+        await host.channel.say("family", "hello")
+        async with asyncio.timeout(25):
+            await asked.wait()
+        await quick.more(2)
+        assert Trouble.STUCK not in await found(host)
+        built.set()
+        await host.channel.until(1)
 
 
 @pytest.mark.usefixtures("quick")

@@ -94,34 +94,48 @@ def secrets(tree: Tree, wanted: Wanted, salt: bytes, *, until: float) -> tuple[l
     files (which are most of the bytes, and the same in every container) only those are looked for that say so.
     """
     some = [text for text in wanted if text["everywhere"]]
+    left = 0 if tree.whole else 1
     for pid in (p.name for p in Path("/proc").iterdir() if p.name.isdigit()):
         for name in _OF_PROCESS:
-            if _holds(readable(f"/proc/{pid}/{name}", _PROC_BYTES), wanted, salt):
-                return [f"/proc/{pid}/{name}"], 0
+            try:
+                if _holds(readable(f"/proc/{pid}/{name}", _PROC_BYTES), wanted, salt, until):
+                    return [f"/proc/{pid}/{name}"], left
+            except _Late:
+                left += 1
     mounted = tuple(f"{target}/" for target in tree.mounts.keys() - {"/"})
     # The image's come last, the large ones behind the small: those are the likeliest to be left out.
     order = sorted((not path.startswith(mounted), size, path) for size, path in tree.files if size)
-    left = 0 if tree.whole else 1
     for of_image, size, path in order:
         large = of_image and size > _LARGE
-        if time.monotonic() > until:
+        try:
+            _check(until)
+            if _held_in_image(path, some, salt, until) if large else _held(path, wanted, salt, until):
+                return [path], left
+        except _Late:
             left += not large
-        elif _held_in_image(path, some, salt) if large else _held(path, wanted, salt, until):
-            return [path], left
     return [], left
 
 
-def _held_in_image(path: str, wanted: Wanted, salt: bytes) -> bool:
-    """The quick way, for what nobody can change meanwhile."""
+class _Late(Exception):
+    """The time is over."""
+
+
+def _check(until: float) -> None:
+    if time.monotonic() > until:
+        raise _Late
+
+
+def _held_in_image(path: str, wanted: Wanted, salt: bytes, until: float) -> bool:
+    """The quick way, for what nobody can change meanwhile. Raises _Late."""
     try:
         with Path(path).open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _holds(data, wanted, salt)
+            return _holds(data, wanted, salt, until)
     except (OSError, ValueError):  # not ours to read
         return False
 
 
 def _held(path: str, wanted: Wanted, salt: bytes, until: float) -> bool:
-    """Piece by piece: an agent of the same group may live, and write, or put something else there."""
+    """Piece by piece: an agent of the same group may live, and write, or put something else there. Raises _Late."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # not ours to read
@@ -132,8 +146,8 @@ def _held(path: str, wanted: Wanted, salt: bytes, until: float) -> bool:
             return False
         before, count = b"", min(found.st_size + 1, _PIECE)
         try:
-            while time.monotonic() < until and (piece := f.read(count)):
-                if _holds(before + piece, wanted, salt):
+            while piece := f.read(count):
+                if _holds(before + piece, wanted, salt, until):
                     return True
                 before = piece[-_LONGEST:]
         except OSError:
@@ -141,11 +155,14 @@ def _held(path: str, wanted: Wanted, salt: bytes, until: float) -> bool:
     return False
 
 
-def _holds(data: "bytes | mmap.mmap", wanted: Wanted, salt: bytes) -> bool:
+def _holds(data: "bytes | mmap.mmap", wanted: Wanted, salt: bytes, until: float) -> bool:
+    """Raises _Late: somebody may have filled a file with first bytes."""
     for text in wanted:
+        _check(until)
         first, length = bytes.fromhex(text["first"]), text["length"]
         at = data.find(first)
         while at >= 0:
+            _check(until)
             digest = hmac.new(salt, data[at : at + length], hashlib.sha256).hexdigest()
             if hmac.compare_digest(digest, text["digest"]):
                 return True

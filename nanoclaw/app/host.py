@@ -120,7 +120,7 @@ class Host:
     def _make_ways(self) -> Ways:
         traffic = Traffic(self._store, self._midnight, self._clock, self._spawn, self.outbox.wake)
         return Ways(
-            ModelGateway(lambda: self._config.base_url, self._credential, self._meter),
+            ModelGateway(lambda: self._config.base_url, self._credential, self._meter, lambda: self._leaks.found()),
             Egress(traffic, lambda: self._config.base_url),
         )
 
@@ -290,7 +290,7 @@ class Host:
         except SandboxError as e:
             logger.error("{}", e)
             progress(str(e))
-        await self._runner.adopt(image, {f.run_id: f.container for f in found if f.running and f.image == image})
+        await self._runner.adopt(image, found)
         self._dispatcher.count()
         self._runner.meet(found)
         self._spawn(self._runner.sweep(), "sweep")  # behind: only a lane of theirs waits for it

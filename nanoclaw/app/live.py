@@ -61,8 +61,8 @@ class Live:
                 raise ConfigError(f"{self._path} {GONE}")
             loaded = load_home(before.home, self._environ)
         except ConfigError as e:
-            logger.error("The settings stay as they were: {}", e)
-            self._fault = str(e)
+            logger.error("The settings stay as they were: {}", e.public)
+            self._fault = e.public
             if not self._told:
                 await self._tell(BROKEN.format(e))
                 self._told = True

@@ -63,6 +63,7 @@ class Watching:
         self._clock = clock
         self._wake_outbox = wake_outbox
         self._stall = 0.0
+        self._still = 0  # looks in a row before which the loop stood still for long
         self._found: dict[Trouble, Fault] = {}
         self._memory: dict[Trouble, Known] = {}
         self._unsaid: list[tuple[Trouble, str, bool]] = []  # what main is to be told, and whether it has begun
@@ -101,7 +102,9 @@ class Watching:
 
     async def look(self) -> None:
         """Take a sample, and tell what follows from it."""
-        self._found = troubles.faults(await self._sample())
+        sample = await self._sample()
+        self._still = self._still + 1 if sample.stall > troubles.STANDSTILL else 0
+        self._found = troubles.faults(sample)
         before, now = self._memory, self._clock()
         judged = troubles.judge(self._found, before, now)
         self._memory = judged.memory
@@ -138,10 +141,13 @@ class Watching:
 
     async def _sample(self) -> Sample:
         stall, self._stall = self._stall, 0.0
-        asked = {self._ask("engine", self._ask_engine)}
+        engine = self._ask("engine", self._ask_engine)
+        asked = {engine}
         if self._store.fault:  # a write that waits is seen without
             asked.add(self._ask("store", self._probe_store))
         await asyncio.wait(asked, timeout=PATIENCE)
+        if not engine.done():
+            self._engine = "it has not answered yet"
         waiting, waited = self._store.behind()
         working = [run for run in self._runner.runs.values() if run.started.is_set() and not run.gone and not run.end]
         sockets = {run.row.lane: self._home.sockets(run.row.sockets) for run in working if run.row.container}
@@ -172,21 +178,17 @@ class Watching:
             await self._store.write(watch.probe, self._clock())
 
     async def _ask_engine(self) -> None:
-        before, self._engine = self._engine, "it has not answered yet"
         try:
             await self._sandbox.found()
         except SandboxError as e:
             self._engine = str(e).rstrip(".")
-        except BaseException:
-            self._engine = before
-            raise
         else:
             self._engine = ""
 
     async def _stuck(self) -> tuple[str, ...]:
         """Lanes that could have begun long ago."""
         runs = self._runner.runs
-        busy = [lane for lane, run in runs.items() if run.turns]
+        busy = {lane for lane, run in runs.items() if run.turns} | self._runner.opening
         if len(busy) >= (most := self._config().max_runs):
             return ()
         tasks_wait = sum(is_of_task(lane) for lane in busy) >= max(most - 1, 1)
@@ -244,8 +246,9 @@ class Watching:
             return {"fatal": f"rows cannot be written: {self._store.fault}"}
         if waited > _DEAF:
             return {"fatal": f"{waiting} row(s) wait to be written, for up to {waited:.0f} s"}
-        held = [t for t in troubles.FATAL if (known := self._memory.get(t)) and known.seen >= troubles.HOLD]
-        return {"fatal": "; ".join(self._found[t].said for t in held if t in self._found)}
+        if self._still >= troubles.HOLD:
+            return {"fatal": f"it stood still for {troubles.STANDSTILL:.0f} s and more, {self._still} looks in a row"}
+        return {"fatal": ""}
 
 
 class Leaps:

@@ -15,6 +15,7 @@ import typer
 from nanoclaw import __version__
 from nanoclaw.config import Config, home_of, load
 from nanoclaw.errors import ConfigError, NanoClawError
+from nanoclaw.hints import typed
 from nanoclaw.prompts import plain
 
 if TYPE_CHECKING:  # for the commands alone, not for help
@@ -48,7 +49,8 @@ def _made_json(made: "Made") -> str:
 
 
 def _made(made: "Made") -> str:
-    lines = [f"{made.path}: {len(made.manifest.members)} files, {made.size / 1e6:.1f} MB", *made.manifest.notes]
+    lines = [f"{made.path}: {len(made.manifest.members)} files, {made.size / 1e6:.1f} MB"]
+    lines += map(typed, made.manifest.notes)
     if left_out := made.manifest.left_out:
         lines.append(f"Left out ({len(left_out)}):")
         lines += [f"  {plain(' '.join(entry.split()))}" for entry in left_out[:_TOLD]]
@@ -134,7 +136,7 @@ def _done(done: "Restored", home: Path) -> str:
         f"{done.texts} text(s) and {done.messages} message(s) that waited then count as over; the main chat is told."
         " WhatsApp does not bring again what it has delivered since."
     )
-    return "\n".join(filter(None, [*lines, done.note]))
+    return "\n".join(filter(None, [*lines, typed(done.note or "")]))
 
 
 def _now() -> int:

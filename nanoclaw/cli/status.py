@@ -53,7 +53,7 @@ def _config() -> tuple[Config, str]:
     try:
         return load(os.environ), ""
     except ConfigError as e:
-        return Config.model_validate({"home": home_of(os.environ)}), str(e)
+        return Config.model_validate({"home": home_of(os.environ)}), e.public
 
 
 async def _told(home: Home, config: Config, now: int) -> dict[str, Any]:

@@ -86,8 +86,11 @@ def _work(told: dict[str, Any], now: int) -> Iterator[str]:
 
 
 def _lane(told: dict[str, Any], now: int) -> str:
-    if told.get("cause"):
-        return _cell(detail(Cause(told["cause"]), str(told.get("lane")), ""))
+    if cause := told.get("cause"):
+        try:
+            return _cell(detail(Cause(cause), str(told.get("lane")), ""))
+        except ValueError:  # a word of another version
+            return _cell(f"{told.get('lane')}: parked ({cause})")
     since = f" for {_lasts((now - told['since']) // 1000)}" if told.get("since") else ""
     return _cell(f"{told.get('lane')}: {told.get('state')}{since}")
 

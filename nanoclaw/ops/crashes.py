@@ -31,7 +31,7 @@ def read(home: Path) -> Start:
     try:
         told = json.loads(safefs.read_file(home, FILE, _MAX_FILE))
         return Start(int(told["at"]), max(0, int(told["crashes"])), bool(told["open"]))
-    except (OSError, UnsafePath, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, UnsafePath, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Start()
 
 

@@ -121,7 +121,7 @@ class _Free:
         """Nothing is held."""
         return 0
 
-    def settle(self, held: int, usage: Usage | None) -> None:
+    def settle(self, held: int, usage: Usage | None, *, overloaded: bool = False) -> None:
         """And nothing counted."""
 
 

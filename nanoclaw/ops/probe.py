@@ -12,7 +12,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import secrets as chance
+import shlex
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +39,7 @@ from nanoclaw.ops.ear import HELP, Ear, gateway
 from nanoclaw.ops.findings import Finding, Grade
 from nanoclaw.prompts import plain
 from nanoclaw.run import extras, outfit
-from nanoclaw.sandbox import Exit, Spec
+from nanoclaw.sandbox import PROBES, Exit, Spec
 from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from nanoclaw.sandbox.engine import address_of, connect, explained
 from nanoclaw.sandbox.image import build_hash, find_image, resources
@@ -52,7 +55,7 @@ _LARGEST = 8192  # MiB of such a limit that is tried
 _ANCHOR = 4  # bytes of a key that the probe is told, beside a salted digest: it must find what it compares
 # Mounts that Podman adds.
 _PODMAN_FILES = ("/run/.containerenv", "/run/secrets", "/run/podman-init", "/catatonit", "/etc/group", "/etc/passwd")
-_NO_TASK = 10**12
+_OUT_OF_TIME = 128 + signal.SIGALRM  # the end that the probe sets itself
 _WHOLE = 32  # characters from which both halves of a key are looked for, not only the whole
 _ENGINE = "update the container engine, then look again"
 _GRADES = {"ok": Grade.OK, "fail": Grade.FAIL, "unknown": Grade.WARN}
@@ -108,6 +111,9 @@ async def prove_sandbox(
 
     Never raises for what it looks at: whatever goes wrong is a finding. `sandbox` is another one than the settings'.
     """
+    if whose := _others(config.home):
+        mend = f"sudo -u '#{whose}' nanoclaw doctor --sandbox {shlex.quote(about.group.folder)}"
+        return [Finding("container", Grade.FAIL, f"nothing was tried: the home is user {whose}'s", mend)]
     box = sandbox or DockerSandbox(
         install_id=about.install or f"probe-{chance.token_hex(8)}",
         environ=environ,
@@ -128,6 +134,14 @@ async def prove_sandbox(
     finally:
         if sandbox is None:
             await box.stop()
+
+
+def _others(home: Path) -> str:
+    """The user whose the home is, where that is not us: a group's folders that we made would be closed to its host."""
+    with contextlib.suppress(OSError):
+        owner = home.stat().st_uid
+        return "" if owner == os.geteuid() else str(owner)
+    return ""
 
 
 async def _proved(
@@ -186,15 +200,16 @@ async def _still() -> AsyncIterator[None]:
 
 
 def _row(group: Group) -> RunRow:
-    """A run that no row knows, with sessions of its own: no task has such a number, and a start of the host would
-    clear away what a killed doctor left of it."""
+    """A run that no row knows, with sessions of its own. By its lane a host that begins, or lives, knows it and leaves
+    it alone; and clears away what a killed doctor left of it."""
+    name = chance.token_hex(4)
     return RunRow(
-        id=chance.token_hex(4),
-        lane=f"{group.folder}#task-{_NO_TASK + chance.randbelow(_NO_TASK)}",
+        id=name,
+        lane=f"{group.folder}#task-{PROBES + chance.randbelow(PROBES)}",
         group_id=group.id,
         state=RunState.STARTING,
         fingerprint="",
-        sockets=chance.token_hex(4),
+        sockets=name,
         started_at=0,
     )
 
@@ -333,6 +348,9 @@ def _said(outbox: Path) -> list[bytes]:
 def _started(end: Exit | None) -> Finding:
     if end is None:
         return Finding("container", Grade.FAIL, f"the probe was not done after {LIMIT:.0f} s", "nanoclaw doctor")
+    if end.code == _OUT_OF_TIME:
+        said = "the probe was not done in time: the machine is busy, or stood still"
+        return Finding("container", Grade.FAIL, said, "nanoclaw doctor --sandbox, once more")
     if end.code:
         said = plain(end.log[-200:]).strip()
         return Finding("container", Grade.FAIL, f"the probe ended with code {end.code}: {said}", "nanoclaw doctor")

@@ -150,21 +150,38 @@ def sign_of_life(home: Home) -> Sign:
         found = home.lock.stat()
     except OSError:
         return Sign(0, 0, crashed=False)
-    pid = _holder(found.st_ino)
+    pid = _holder(found)
     return Sign(pid, found.st_mtime_ns // 1_000_000, crashed=not pid and crashes.read(home.root).open)
 
 
-def _holder(inode: int) -> int:
-    """The process that holds this file's lock, as the kernel tells everybody; 0 for none."""
+def _holder(lock: os.stat_result) -> int:
+    """The process that holds this file's lock, as the kernel tells everybody; 0 for none.
+
+    Files of other disks have the same inode. Some filesystems (btrfs, overlay) tell those who ask for a file another
+    device than the kernel's list: there the process must have the file open.
+    """
     try:
         locks = _PROC_LOCKS.read_text()
     except OSError:
         return 0
+    device = (os.major(lock.st_dev), os.minor(lock.st_dev))
     for line in locks.splitlines():
         words = line.split()
-        if len(words) == _WORDS and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
-            return int(words[4])
+        if len(words) != _WORDS or words[1] != "FLOCK":
+            continue
+        major, minor, inode = words[5].split(":")
+        pid = int(words[4])
+        if int(inode) == lock.st_ino and ((int(major, 16), int(minor, 16)) == device or _has_open(pid, lock)):
+            return pid
     return 0
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    """Whether this process does, as far as we may look."""
+    try:
+        return any(os.path.samestat(file, fd.stat()) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 def live(home: Home) -> None:

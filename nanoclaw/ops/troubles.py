@@ -12,6 +12,7 @@ CLEAR = 2  # looks in a row that did not, until it is over
 QUIET_MS = 3_600_000  # in which one trouble is told at most once, however often it comes and goes
 
 STALL = 1.0  # seconds that the loop may stand still
+STANDSTILL = 15.0  # seconds, from which on little is served: a new start of the process may mend it
 SLOW_WRITE = 5.0  # seconds that a row may wait to be written
 WAL_MOST = 64 << 20  # bytes; the database folds its log in at 4 MB, unless somebody holds an old view open
 SPARE = 2 * FREE_FLOOR  # bytes of free disk; below half of it no agent starts
@@ -59,8 +60,6 @@ MEND = {
 PARKS = {Trouble.ENGINE: "engine", Trouble.DISK: "disk"}
 # Main is not told: the channel says so itself when it is back, and before nobody would hear it.
 UNTOLD = frozenset({Trouble.CHANNEL})
-# Nothing is served as long as it stands, and a new start of the process may mend it.
-FATAL = frozenset({Trouble.STALLS, Trouble.STORE})
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Runner:
             clean=settings.clean,
         )  # fmt: skip
         self.runs: dict[str, Run] = {}
+        self.opening: set[str] = set()  # lanes that have a slot for a run to be made: an image for it may take long
         # The dispatcher's ears: a lane can go on; a run is over; a turn was answered.
         self.on_free: Callable[[str], None] = lambda lane: None
         self.on_end: Callable[[str], None] = lambda lane: None
@@ -196,8 +197,9 @@ class Runner:
             failpoints.hit("letter")
             run.delivered = max(run.delivered, n)
 
-    async def adopt(self, image: str, containers: dict[str, str]) -> None:
-        """After a restart: keep the runs whose container (by run id) lives and fits; end the others."""
+    async def adopt(self, image: str, found: list[Found]) -> None:
+        """After a restart: keep the runs whose container is among those found, lives and fits; end the others."""
+        containers = {f.run_id: f.container for f in found if f.running and f.image == image}
         self._image = image
         adopted: list[tuple[Run, list[Call]]] = []
         for row in await self._store.read(runs.living):
@@ -209,6 +211,7 @@ class Runner:
         try:
             state = self._home.state_dir
             kept = {n for r, _ in adopted for n in (r.row.id, r.row.sockets, state(r.row.lane).name)}
+            kept |= {n for f in found if f.is_probed(self._clock()) for n in (f.run_id, state(f.lane).name)}
             await asyncio.to_thread(remove_other_runs, self._home, kept)
         except (UnsafePath, OSError) as e:
             logger.error("What runs left behind could not be removed: {}", e)
@@ -224,7 +227,8 @@ class Runner:
     def meet(self, found: list[Found]) -> None:
         """What the engine has: the containers that no living run knows are to be removed."""
         known = {run.row.id for run in self.runs.values()}
-        self._strays = {f.container: f for f in found if f.run_id not in known}
+        now = self._clock()
+        self._strays = {f.container: f for f in found if f.run_id not in known and not f.is_probed(now)}
 
     async def sweep(self) -> None:
         """Remove them, one at a time: a lane that waits for its own comes next. Raises SandboxError."""

@@ -5,6 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+PROBES = 10**12  # no task has this number, or a larger one: they are for the lanes of `doctor --sandbox`
+_PROBED_MS = 120_000  # in which it is over
+
 
 @dataclass(frozen=True)
 class Bind:
@@ -60,6 +63,13 @@ class Found:
     image: str
     running: bool
     lane: str = ""
+    created: int = 0  # seconds since 1970, by the engine's clock
+
+    def is_probed(self, now: int) -> bool:
+        """Whether `doctor --sandbox` looks at it at this moment (in ms): it takes it away itself, if it lives."""
+        _, mark, number = self.lane.partition("#task-")
+        is_probe = bool(mark) and number.isdecimal() and int(number) >= PROBES
+        return is_probe and abs(now - self.created * 1000) < _PROBED_MS
 
 
 class Sandbox(Protocol):

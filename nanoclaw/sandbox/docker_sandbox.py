@@ -240,6 +240,7 @@ def found(client: "DockerClient", install_id: str) -> list[Found]:
             image=r["ImageID"],
             running=r["State"] == "running",
             lane=r["Labels"].get(LABEL_LANE, ""),
+            created=int(r["Created"]),
         )
         for r in rows
     ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 TIMEOUT = 30  # seconds for one answer; builds and pulls stream without one
 _DEFAULT = "/var/run/docker.sock"
 _GUARD = "unix:///guard/"  # where the engine-guard's socket is, in the host's own container
+_USER = re.compile(r"(?<=://)[^/\s]*@")  # in an address: a name and a password
+
+
+def shown(words: str) -> str:
+    """An address, or a sentence with one, without the password that may stand in it."""
+    return _USER.sub("", words)
 
 
 def address_of(environ: Mapping[str, str], setting: str = "") -> str:
@@ -67,7 +74,7 @@ def explained(address: str) -> Iterator[None]:
 
 
 def _line(words: object) -> str:
-    return " ".join(str(words).split())[:300]
+    return shown(" ".join(str(words).split()))[:300]
 
 
 def _refusal(sentence: str) -> SandboxError:
@@ -77,7 +84,7 @@ def _refusal(sentence: str) -> SandboxError:
 
 
 def _advice(e: Exception, address: str) -> str:
-    causes = list(_chain(e))
+    causes, address = list(_chain(e)), shown(address)
     if address.startswith(_GUARD):
         return f"the engine-guard does not answer ({type(causes[-1]).__name__}): `docker compose up -d` starts it"
     if any(isinstance(c, PermissionError) for c in causes):

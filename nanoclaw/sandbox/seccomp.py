@@ -3,7 +3,9 @@
 It is an allowlist. It began as the set that the engine's own default profile (moby's profiles/seccomp/default.json)
 leaves to a container without any capability, for programs of amd64 and arm64, and is smaller by:
 
-- ptrace, process_vm_readv and process_vm_writev: one process of an agent has no business in another's memory;
+- ptrace, process_vm_readv and process_vm_writev: one process of an agent has no business in another's memory. (No
+  filter sees /proc/PID/mem: the runner closes its own by not being dumpable. The CLI's stays open to what it starts,
+  which are the agent's own hands.)
 - io_uring_* and memfd_secret, modify_ldt, name_to_handle_at, the clock's adjustment, fanotify: nothing of ours uses
   them, and kernels were broken through several of them;
 - programs of 32 bits (x86, x32, arm): their `socketcall` and `ipc` carry what a filter of arguments cannot see;

@@ -1,4 +1,7 @@
-"""The filter of system calls, on the real engine: what agents work with goes on, one process cannot reach another."""
+"""The filter of system calls, on the real engine: what agents work with goes on, no call reaches another process.
+
+That the runner's /proc/PID/mem is closed as well, which no filter sees, is tried in attacks/test_kernel.py.
+"""
 
 from typing import Any
 
@@ -71,8 +74,8 @@ async def test_the_agents_work_goes_on(inside: Any) -> None:
     assert said["failed"] == {}
 
 
-async def test_no_process_reaches_another(inside: Any) -> None:
-    """The runner is of the same user as what an agent starts: that one neither stops it nor looks into its memory."""
+async def test_no_call_reaches_another_process(inside: Any) -> None:
+    """Of the same user as the one above it, it can neither stop that one nor copy from or to its memory."""
     _, said = await inside(f"""
         import textwrap
         neighbour = [sys.executable, "-c", textwrap.dedent({NEIGHBOUR!r})]

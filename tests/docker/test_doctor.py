@@ -10,7 +10,7 @@ import pytest
 from docker import DockerClient
 
 from nanoclaw import app, control
-from nanoclaw.groups import Home, binds
+from nanoclaw.groups import OF_HOME, Home, binds
 from nanoclaw.models import Group, Mount, RunRow, RunState
 from nanoclaw.ops import doctor
 from nanoclaw.ops.ballast import Ballast
@@ -162,6 +162,7 @@ async def test_the_proof_from_inside(
     assert (bad, code, err) == ({}, 0, "")
     assert {"capabilities", "network", "secrets", "model gateway"} <= {f["check"] for f in told["findings"]}
     assert engine.containers.list(all=True, filters={"label": f"{LABEL_INSTALL}={install_id}"}) == []
-    assert list((home.root / "runs").iterdir()) == list(home.run_dir.iterdir()) == []
+    assert list((home.root / "runs").iterdir()) == []
+    assert [p.name for p in home.run_dir.iterdir()] == [OF_HOME]
     code, _, err = await nanoclaw(home.root, "doctor", "--sandbox", "nobody", **environ)
     assert (code, "no group 'nobody'" in err) == (1, True)

@@ -120,6 +120,11 @@ def test_any_uid_can_use_it(run: Run) -> None:
     assert run("find /opt/agent /etc/claude-code ! -readable -print") == ""
 
 
+def test_agents_can_fetch_packages(run: Run) -> None:
+    """Into a virtual environment, and what makes one with pip in it is there, on whatever base the image was made."""
+    assert "pip" in run("python3 -c 'import ensurepip, venv' && python3 -m pip --version")
+
+
 def test_nothing_is_writable_but_scratch(run: Run) -> None:
     """Without its read-only root, too, the agent's uid could change no file of the image."""
     script = "find / -xdev -writable ! -type l ! -path '/tmp*' ! -path /var/tmp ! -path /run/lock 2>/dev/null; true"

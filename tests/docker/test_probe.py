@@ -14,7 +14,7 @@ from docker import DockerClient
 
 from nanoclaw.config import Config
 from nanoclaw.gateway import Level
-from nanoclaw.groups import Home
+from nanoclaw.groups import OF_HOME, Home
 from nanoclaw.models import Group, Limits, Mount
 from nanoclaw.ops.findings import Finding, Grade
 from nanoclaw.ops.probe import CHECKS, Subject, prove_sandbox
@@ -105,7 +105,7 @@ async def test_nothing_is_found_in_the_container_that_a_group_gets(
     assert not any(KEY[10:18] in f.said for f in found)
     assert engine.containers.list(all=True, filters={"label": f"nanoclaw.install={install_id}"}) == []
     left_behind = [p.name for folder in ("runs", "run", "state") for p in (home.root / folder).glob("*")]
-    assert [*left_behind, *(p.name for p in home.run_dir.iterdir())] == []
+    assert [*left_behind, *(p.name for p in home.run_dir.iterdir())] == [OF_HOME]
     assert {p.name for p in kitchen.iterdir()} - before == {"CLAUDE.md"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanoclaw.groups import FREE_FLOOR
 from nanoclaw.ops.ballast import Ballast
-from nanoclaw.ops.doctor.scene import FIX, Scene, fail, ok, warn
+from nanoclaw.ops.doctor.scene import FIX, Scene, fail, ok, q, warn
 from nanoclaw.ops.findings import Finding
 
 _TIGHT = 3 * FREE_FLOOR
@@ -21,7 +21,7 @@ def look_room(scene: Scene) -> list[Finding]:
     root = scene.home.root
     disk = os.statvfs(root)
     free = disk.f_bavail * disk.f_frsize
-    mend = f"du -xh -d 2 {root} | sort -h | tail"
+    mend = f"du -xh -d 2 {q(root)} | sort -h | tail"
     if free < FREE_FLOOR:
         found = [fail("disk", f"{free >> 20} MiB are free, and below {FREE_FLOOR >> 20} no container starts", mend)]
     elif free < _TIGHT:
@@ -30,7 +30,7 @@ def look_room(scene: Scene) -> list[Finding]:
         found = [ok("disk", f"{free >> 30} GiB are free")]
     if disk.f_files and disk.f_favail < _FEW:  # some filesystems have no such limit, and say 0
         grade = fail if disk.f_favail < _NONE else warn
-        found.append(grade("disk", f"only {disk.f_favail} more files can be made (inodes)", f"df -i {root}"))
+        found.append(grade("disk", f"only {disk.f_favail} more files can be made (inodes)", f"df -i {q(root)}"))
     return found
 
 

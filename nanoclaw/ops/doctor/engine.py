@@ -11,12 +11,12 @@ from pathlib import Path
 from nanoclaw.errors import SandboxError
 from nanoclaw.models import Group, RunRow
 from nanoclaw.mounts import EXTRA
-from nanoclaw.ops.doctor.scene import LIMIT, Scene, bounded, fail, ok, soon, warn
+from nanoclaw.ops.doctor.scene import LIMIT, Scene, bounded, fail, ok, q, soon, warn
 from nanoclaw.ops.findings import Finding
 from nanoclaw.run import outfit
 from nanoclaw.sandbox import Bind, Spec
 from nanoclaw.sandbox import look as engine
-from nanoclaw.sandbox.engine import address_of
+from nanoclaw.sandbox.engine import address_of, shown
 from nanoclaw.sandbox.look import Met, State
 from nanoclaw.sandbox.spec import identity, shortfalls
 from nanoclaw.store import Tx, chats, condition, health, runs
@@ -39,7 +39,9 @@ async def look(scene: Scene) -> list[Finding]:
     except SandboxError as e:
         return [fail("engine", str(e), mend_of(str(e)))]
     except TimeoutError:
-        return [fail("engine", f"{address} does not answer within {LIMIT:.0f} s", "sudo systemctl restart docker")]
+        return [
+            fail("engine", f"{shown(address)} does not answer within {LIMIT:.0f} s", "sudo systemctl restart docker")
+        ]
     parts = [bounded(name, soon(name, partial(part, scene, met))) for name, part in PARTS.items()]
     try:
         return [found for part in await asyncio.gather(*parts) for found in part]
@@ -55,7 +57,7 @@ def mend_of(said: str) -> str:
 
 def _engine(scene: Scene, met: Met) -> list[Finding]:
     kind = "Podman" if met.engine.podman else "Docker"
-    said = f"{kind} {met.engine.version} at {met.address}{', rootless' if met.engine.rootless else ''}"
+    said = f"{kind} {met.engine.version} at {shown(met.address)}{', rootless' if met.engine.rootless else ''}"
     found = [ok("engine", said)]
     if met.engine.remapped:
         found.append(fail("engine", "it maps user ids (userns-remap), which is not supported",
@@ -63,7 +65,7 @@ def _engine(scene: Scene, met: Met) -> list[Finding]:
     if engine.is_open_to_all(met.address):
         path = met.address.removeprefix("unix://")
         said = "every user of this machine may use it, which is as good as being root"
-        found.append(warn("engine", said, f"sudo chmod o-rwx {path}"))
+        found.append(warn("engine", said, f"sudo chmod o-rwx {q(path)}"))
     runtime = scene.config.runtime
     if runtime and met.runtimes and runtime not in met.runtimes:
         said = f"it has no runtime {runtime!r}, only {', '.join(met.runtimes)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from nanoclaw import __version__
 from nanoclaw.channels.control_sock import connect
 from nanoclaw.errors import HomeError, NanoClawError, NotRunning
-from nanoclaw.groups import Home, check_lengths
+from nanoclaw.groups import Home, check_lengths, other_home
 from nanoclaw.ops import crashes
 from nanoclaw.ops.doctor.scene import FIX, Host, Scene, fail, in_time, ok, warn, words
 from nanoclaw.ops.findings import Finding
@@ -16,7 +16,7 @@ from nanoclaw.store import Tx, condition, health, runs
 RUN = "nanoclaw run"
 LOGS = "nanoclaw logs"
 _ANSWER = 5.0  # seconds
-_STARTING = 600  # seconds that a start may take until its door is open
+_STARTING = 1800  # seconds that a start may take until its door is open: the first one builds the agent image
 _SOCKETS = re.compile(r"[0-9a-f]{8}")
 
 
@@ -44,7 +44,7 @@ def look_host(scene: Scene) -> list[Finding]:
     host = scene.host
     since = (scene.now - crashes.read(scene.home.root).at) // 1000
     if host.shut and 0 <= since < _STARTING:
-        said = f"process {host.pid} starts, for {since} s: the first time it builds the agent image"
+        said = f"process {host.pid} starts, for {since} s; it may be building the agent image, which takes minutes"
         return [warn("host", said, "nanoclaw status")]
     if host.fault:
         who = f"process {host.pid}" if host.pid else "somebody"
@@ -65,6 +65,9 @@ def look_sockets(scene: Scene) -> list[Finding]:
     except HomeError as e:
         where, _, advice = str(e).partition(": ")
         return [fail("sockets", where, advice)]
+    if other := other_home(scene.home):
+        said = f"{scene.home.run_dir} is of another home, {other}: neither may clear up there"
+        return [fail("sockets", said, "nanoclaw config unset run_dir")]
     return [ok("sockets", "their paths are short enough")]
 
 
@@ -96,7 +99,8 @@ def leftovers(home: Home) -> list[str]:
     """Names of folders of runs and sockets that no living run has."""
     kept = kept_names(home)
     there = [path.name for path in _entries(home.root / "runs") if path.is_dir()]
-    there += [path.name for path in _entries(home.run_dir) if _SOCKETS.fullmatch(path.name)]
+    if not other_home(home):
+        there += [path.name for path in _entries(home.run_dir) if _SOCKETS.fullmatch(path.name)]
     return sorted(set(there) - kept)
 
 

@@ -6,7 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from nanoclaw.ops.doctor.scene import Scene, fail, ok, warn
+from nanoclaw.ops.doctor.scene import Scene, fail, ok, q, warn
 from nanoclaw.ops.findings import Finding
 from nanoclaw.sandbox.image import resources
 
@@ -32,7 +32,7 @@ def look_packages(scene: Scene) -> list[Finding]:
         wanted = locked(lock.read_text("utf-8"))
     except FileNotFoundError:  # installed as a package: whoever did that chose them
         return [ok("packages", f"no lock beside the program; {_WHATSAPP} {installed(_WHATSAPP) or 'is missing'}")]
-    mend = f"{sys.executable} -m pip install --require-hashes -r {lock}"
+    mend = f"{q(sys.executable)} -m pip install --require-hashes -r {q(lock)}"
     return compare(wanted, {name: installed(name) for name in wanted}, mend)
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from nanoclaw.groups import GLOBAL, MEMORY_FILE, Home
-from nanoclaw.ops.doctor.scene import Scene, fail, ok, warn
+from nanoclaw.ops.doctor.scene import Scene, fail, ok, q, warn
 from nanoclaw.ops.findings import Finding
 from nanoclaw.sandbox.spec import identity
 from nanoclaw.store import chats, condition, health
@@ -35,7 +35,7 @@ def look_home(scene: Scene) -> list[Finding]:
     if me not in (found.st_uid, 0):
         return [fail("home", f"{root} belongs to user {found.st_uid}, and you are {me}", theirs)]
     said = [
-        fail("home", f"others may look into {path} (mode {_mode(path):04o})", f"chmod 700 {path}")
+        fail("home", f"others may look into {path} (mode {_mode(path):04o})", f"chmod 700 {q(path)}")
         for path in _own_folders(scene.home)
         if _mode(path) & 0o077
     ]
@@ -47,11 +47,13 @@ def look_home(scene: Scene) -> list[Finding]:
 
 def look_files(scene: Scene) -> list[Finding]:
     """The files that nobody else may read, or write."""
-    found = [fail("files", f"others may use {p} (mode {_mode(p):04o})", f"chmod 600 {p}") for p in readable(scene.home)]
+    found = [
+        fail("files", f"others may use {p} (mode {_mode(p):04o})", f"chmod 600 {q(p)}") for p in readable(scene.home)
+    ]
     strangers = _strangers(scene.home)
     if strangers:
         owner = scene.home.root.stat()
-        named = " ".join(map(str, strangers[:_NAMED]))
+        named = " ".join(map(q, strangers[:_NAMED]))
         said = f"{len(strangers)} belong(s) to another user than the home (from a sudo run?), such as {strangers[0]}"
         found.append(fail("files", said, f"sudo chown -R {owner.st_uid}:{owner.st_gid} {named}"))
     return found or [ok("files", "key, database and session are their owner's alone")]
@@ -66,13 +68,13 @@ def look_groups(scene: Scene) -> list[Finding]:
         here = _lstat(path)
         if here and (here.st_uid != uid or here.st_mode & 0o700 != 0o700):
             found.append(fail("group folders", f"the agent (user {uid}) cannot write {path}",
-                              f"sudo chown -R {uid}:{gid} {path} && chmod 700 {path}"))  # fmt: skip
+                              f"sudo chown -R {uid}:{gid} {q(path)} && chmod 700 {q(path)}"))  # fmt: skip
     for path in _group_folders(home, served):
         memory = path / MEMORY_FILE
         there = _lstat(memory)
         if there and there.st_uid != uid and not there.st_mode & 0o002:
             found.append(warn("group folders", f"the agent (user {uid}) cannot write {memory}",
-                              f"sudo chown {uid}:{gid} {memory}"))  # fmt: skip
+                              f"sudo chown {uid}:{gid} {q(memory)}"))  # fmt: skip
     return found or [ok("group folders", f"their agents (user {uid}) can write them")]
 
 

@@ -66,8 +66,8 @@ def look_waiting(scene: Scene) -> list[Finding]:
     found = []
     for lane, cause in parked.items():
         # Without a host it may be mended long since: the next start tries.
-        grade = warn if Cause(cause) in _BY_RULE or not scene.host.lives else fail
-        said, mend = _advice(Cause(cause), lane)
+        grade = warn if cause in _BY_RULE or not scene.host.lives else fail
+        said, mend = _advice(cause, lane)
         found.append(grade("waiting", said, mend))
     if dead:
         said = f"{dead} text(s) of the last 7 days could not be delivered; main was told of each"
@@ -75,8 +75,11 @@ def look_waiting(scene: Scene) -> list[Finding]:
     return found or [ok("waiting", "nothing waits for you")]
 
 
-def _advice(cause: Cause, lane: str) -> tuple[str, str]:
-    told = detail(cause, lane, "")
+def _advice(cause: str, lane: str) -> tuple[str, str]:
+    try:
+        told = detail(Cause(cause), lane, "")
+    except ValueError:  # a word of another version
+        return f"the lane {lane} is parked ({cause})", "nanoclaw status"
     return told, told.split("`")[1] if told.count("`") >= 2 else "nanoclaw status"
 
 

@@ -1,8 +1,10 @@
 """What every check of the doctor is given, and how it is kept from holding up the others."""
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nanoclaw.config import Config
@@ -65,6 +67,11 @@ def warn(check: str, said: str, mend: str = "") -> Finding:
 def fail(check: str, said: str, mend: str = "") -> Finding:
     """It does not work, or is not safe."""
     return Finding(check, Grade.FAIL, said, mend)
+
+
+def q(path: Path | str) -> str:
+    """A path as a shell takes it, for a command that somebody copies."""
+    return shlex.quote(str(path))
 
 
 async def soon(about: str, job: Callable[[], T], limit: float = LIMIT) -> T:

@@ -7,19 +7,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import nanoclaw
 from nanoclaw.config import SETTINGS_FILE
-from nanoclaw.config.reading import Fault, Source, faults, misspelt, read_text
+from nanoclaw.config.reading import Source, faults, misspelt, read_text
 from nanoclaw.control.mounts import listed
 from nanoclaw.errors import ConfigError
 from nanoclaw.models import Group, Mount
 from nanoclaw.mounts import Place, allowlist
 from nanoclaw.mounts.judge import judge
-from nanoclaw.ops.doctor.scene import Scene, fail, ok, warn
+from nanoclaw.ops.doctor.scene import Scene, fail, ok, q, warn
 from nanoclaw.ops.findings import Finding
 from nanoclaw.sandbox.engine import address_of
 from nanoclaw.store import condition, health
 
 _NAMED = 10
-_OF_PEOPLE = ("owners", "name")
 _DAY = 86_400  # seconds
 _LOCALTIME = Path("/etc/localtime")
 _IN_FORCE = "in force"  # as the living host says it
@@ -29,9 +28,9 @@ def look_settings(scene: Scene) -> list[Finding]:
     """nanoclaw.toml and the environment."""
     path = scene.home.root / SETTINGS_FILE
     try:
-        wrong = [_told(fault) for fault in faults(path, read_text(path), scene.home.root, scene.environ)]
+        wrong = [fault.public for fault in faults(path, read_text(path), scene.home.root, scene.environ)]
     except ConfigError as e:
-        wrong = [str(e)]
+        wrong = [e.public]
     found = [fail("settings", said, "nanoclaw config edit") for said in wrong[:_NAMED]]
     found += [warn("settings", str(fault), "nanoclaw config show") for fault in misspelt(scene.environ)]
     state = str(scene.host.status.get("settings", _IN_FORCE))
@@ -41,11 +40,6 @@ def look_settings(scene: Scene) -> list[Finding]:
     by_environment = [key for key, source in scene.sources.items() if source is Source.ENVIRONMENT]
     more = f"; the environment sets {', '.join(sorted(by_environment))}" if by_environment else ""
     return found or [ok("settings", f"understood{more}")]
-
-
-def _told(fault: Fault) -> str:
-    """Without the value, where that is somebody's number or name: what a doctor says is shown to others."""
-    return f"{fault.where}: {fault.key} is not right" if fault.key in _OF_PEOPLE else str(fault)
 
 
 def look_zone(scene: Scene) -> list[Finding]:
@@ -92,7 +86,7 @@ def look_mounts(scene: Scene) -> list[Finding]:
     if isinstance(place.allowlist, str):
         return [fail("mounts", place.allowlist, "nanoclaw mounts --help")]
     found = [
-        warn("mounts", f"{root.path}, which mounts.toml allows, is no folder", f"ls -ld {root.path}")
+        warn("mounts", f"{root.path}, which mounts.toml allows, is no folder", f"ls -ld {q(root.path)}")
         for root in place.roots
         if not Path(root.path).is_dir()
     ]
@@ -102,7 +96,7 @@ def look_mounts(scene: Scene) -> list[Finding]:
 
 def _granted(place: Place, group: Group, mount: Mount) -> list[Finding]:
     verdict = judge(place, mount.source, read_write=mount.read_write, main=group.is_main)
-    how = f"nanoclaw mounts check {mount.source} --group {group.folder}{' --write' if mount.read_write else ''}"
+    how = f"nanoclaw mounts check {q(mount.source)} --group {group.folder}{' --write' if mount.read_write else ''}"
     say = partial(warn, "mounts", mend=how)
     if verdict.refusal:
         return [say(f"{group.folder} goes without {mount.target}: {verdict.refusal}")]
