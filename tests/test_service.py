@@ -213,6 +213,8 @@ async def test_who_is_ready_too_late_is_told_too(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def following(home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and so it would be in here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = await start(home, "logs", "-f", "-n", "2", PYTHONUNBUFFERED="1")
     try:
         yield process

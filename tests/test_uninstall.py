@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the machine's systemd or engine."""
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setenv("NANOCLAW_ENGINE", "unix:///nonexistent.sock")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")  # `nanoclaw` passes no NANOCLAW_ setting on
 
 
 async def test_what_is_not_ours_stays(folder: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,9 @@ async def test_leftovers_are_found_and_removed(
     container = await sandbox.open(spec)
     later = DockerSandbox(install_id=install_id, environ=os.environ)
     stranger = DockerSandbox(install_id="test-stranger", environ=os.environ)
-    assert await later.found() == [Found(container, spec.run_id, spec.image, True, spec.lane)]
+    (found,) = await later.found()
+    assert replace(found, created=0) == Found(container, spec.run_id, spec.image, True, spec.lane)
+    assert found.created > 0
     assert await stranger.found() == []
     await later.close(container)
     assert await sandbox.found() == []
