@@ -303,24 +303,14 @@ run_tests() {
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy"
-  # Most of a test's time is waiting for a disk: so one process more than there are cores, and files in memory.
-  local scratch
-  scratch=$(in_memory) || scratch=
-  [[ ! $scratch ]] || trap "rm -rf '$scratch'" EXIT
-  TMPDIR=${scratch:-${TMPDIR:-/tmp}} "$venv/bin/python" -m pytest -n "$(($(nproc) + 1))" || try_again
-}
-
-in_memory() { # a new folder on a disk that is memory, where there is one with some room
-  local free
-  free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || return 1
-  ((free > 4 << 20)) || return 1
-  mktemp -d /dev/shm/nXXXX # short: a socket's path has 107 bytes
+  # Most of a test's time is waiting for a disk, so one process more than there are cores.
+  "$venv/bin/python" -m pytest -n "$(($(nproc) + 1))" || try_again
 }
 
 try_again() { # a machine that stalls breaks limits that hold elsewhere: a few that failed get one more chance, alone
   local failed
   failed=$("$venv/bin/python" -c 'import json; print(len(json.load(open(".pytest_cache/v/cache/lastfailed"))))') || return 1
-  if ((failed > 5)); then die "$failed tests failed"; fi
+  if ((failed > 10)); then die "$failed tests failed"; fi
   say "$failed failed: once more, one by one. What passes now is still worth a look."
   "$venv/bin/python" -m pytest -n 0 --last-failed --last-failed-no-failures none
 }
