@@ -1,10 +1,13 @@
 """What tests of more than one file stand on."""
 
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from loguru import logger
 
 from tests.fakes import ProcessSandbox, short_folder
 
@@ -28,3 +31,16 @@ def sandbox(folder: Path) -> Iterator[ProcessSandbox]:
         yield sandbox
     finally:
         sandbox.kill_all()
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """The log may be set up as a host does it: afterwards it is as the tests have it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logger.remove()
+    logger.configure(patcher=lambda record: None)
+    logger.add(sys.stderr)

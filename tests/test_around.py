@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import json
-import logging
 import os
 import platform
 import resource
@@ -12,11 +11,9 @@ import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
 from nanoclaw import logs
 from nanoclaw.channels.control_sock import connect
@@ -96,19 +93,7 @@ NAMED = "Marker7f3b"
 SECRET = "sk-ant-visibly-fake-marker-7f3c-no7key2At4all"
 
 
-@pytest.fixture
-def _log_as_a_host() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.remove()
-    logger.configure(patcher=lambda record: None)
-    logger.add(sys.stderr)
-
-
-@pytest.mark.usefixtures("_log_as_a_host")
+@pytest.mark.usefixtures("logging_restored")
 async def test_what_people_say_is_in_no_log_and_no_status(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A host with all kinds of trouble: a person's text and name, a stranger's and the key, looked for in all that it
     writes for others. A backup has texts where they belong, in the database, and the key nowhere."""

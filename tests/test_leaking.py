@@ -2,14 +2,11 @@
 
 import base64
 import json
-import logging
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
 from nanoclaw import app, logs
 from nanoclaw.app.leaking import WORDS
@@ -25,17 +22,9 @@ WAIT = 25.0  # seconds
 
 
 @pytest.fixture
-def log(folder: Path) -> Iterator[None]:
+def log(folder: Path, logging_restored: None) -> None:
     """As `nanoclaw start` logs."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     logs.configure(folder / "home", "INFO", lambda: [KEY], stderr="CRITICAL")
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.remove()
-    logger.configure(patcher=lambda record: None)
-    logger.add(sys.stderr)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import logging
 import os
 import re
 import stat
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,7 @@ from nanoclaw.errors import HomeError
 SECRET = "sk-ant-api03-not-a-real-one"
 
 
-@pytest.fixture(autouse=True)
-def _leave_logging_alone() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.remove()
-    logger.configure(patcher=lambda record: None)
-    logger.add(sys.stderr)
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from nanoclaw.sandbox.docker_sandbox import DockerSandbox
 from nanoclaw.sandbox.engine import address_of, connect, explained
 from nanoclaw.sandbox.image import build_hash, find_image, resources
 from nanoclaw.sandbox.spec import FILE_BYTES, FILES, PODMAN_TMPFS, Engine, identity, tmpfs_sizes
-from nanoclaw.store import Tx, chats, health, network
+from nanoclaw.store import Tx, chats, copy, network
 
 LIMIT = 30.0  # seconds for the container
 PATIENCE = 10.0  # seconds of these for the search for keys
@@ -101,7 +101,7 @@ def subject(tx: Tx, folder: str, now: int) -> Subject:
     if group is None:
         known = ", ".join(g.folder for g in chats.groups(tx))
         raise Refused(f"there is no group {plain(folder)[:80]!r}; known are {known}")
-    return Subject(group, network.level(tx, group.id, now), health.install(tx))
+    return Subject(group, network.level(tx, group.id, now), copy.install(tx))
 
 
 async def prove_sandbox(

@@ -60,14 +60,19 @@ def schema(path: Path) -> int:
         raise StoreError(f"{path} cannot be read: {e}") from None
 
 
+def install(tx: Tx) -> str:
+    """The label of this home's containers; "" before the first start."""
+    row = tx.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()
+    return "" if row is None else str(row["value"])
+
+
 def install_of(path: Path) -> str:
-    """The install's id, which its containers carry; "" where there is none, or no database."""
+    """The same of a database that nobody has open; "" also where there is none."""
     try:
         with closing(read_only(path)) as tx:
-            row = tx.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()
+            return install(tx)
     except sqlite3.Error:
         return ""
-    return str(row["value"]) if row else ""
 
 
 def trace(path: Path) -> str:

@@ -75,12 +75,6 @@ def given_up(tx: Tx, since: int) -> int:
     return int(tx.execute(asked, (OutState.DEAD, since)).fetchone()["n"])
 
 
-def install(tx: Tx) -> str:
-    """The label of this home's containers; "" before the first start."""
-    row = tx.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()
-    return "" if row is None else str(row["value"])
-
-
 def checkpoint(path: Path) -> None:
     """Write what waits beside the database into it. Only for who holds the home's lock. Raises StoreError."""
     try:

@@ -19,7 +19,7 @@ from nanoclaw.sandbox import look as engine
 from nanoclaw.sandbox.engine import address_of, shown
 from nanoclaw.sandbox.look import Met, State
 from nanoclaw.sandbox.spec import identity, shortfalls
-from nanoclaw.store import Tx, chats, condition, health, runs
+from nanoclaw.store import Tx, chats, condition, copy, health, runs
 
 BUILD = "nanoclaw image build"
 _ROOM = 2 << 30  # bytes: with less, the image cannot be made anew
@@ -149,7 +149,7 @@ def _containers(scene: Scene, met: Met) -> list[Finding]:
 
 
 def _known(tx: Tx) -> tuple[str, dict[str, tuple[RunRow, Group]]]:
-    return health.install(tx), {row.id: (row, chats.group(tx, row.group_id)) for row in runs.living(tx)}
+    return copy.install(tx), {row.id: (row, chats.group(tx, row.group_id)) for row in runs.living(tx)}
 
 
 def _expected(scene: Scene, met: Met, row: RunRow, group: Group, image: str) -> tuple[Spec, tuple[Bind, ...]]:
